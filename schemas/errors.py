@@ -1,0 +1,52 @@
+"""What can be wrong with something that was received.
+
+Every refusal is a named exception: the name is the security event an operator sees.
+"""
+
+
+class SchemaError(Exception):
+    """Base of all refusals in this package; the message says what, of whom, and why."""
+
+
+class MalformedKey(SchemaError):
+    """Key bytes are not a valid private scalar or a point on the suite's curve."""
+
+
+class MalformedSignature(SchemaError):
+    """Signature bytes are not canonical DER of 0 < r, s < n."""
+
+
+class BadSignature(SchemaError):
+    """A well-formed signature that does not match key and message."""
+
+
+class MalformedEnvelope(SchemaError):
+    """Bytes that are too long or not a DSSE envelope."""
+
+
+class WrongPurpose(SchemaError):
+    """The payload type, or the purpose inside a statement, is not the one asked for."""
+
+
+class UnknownKey(SchemaError):
+    """No signature is by a key that is trusted for this purpose."""
+
+
+class WrongAudience(SchemaError):
+    """A valid statement for another site or another recipient."""
+
+
+class Expired(SchemaError):
+    """A valid statement whose time is over, or not yet come."""
+
+
+class MalformedEvent(SchemaError):
+    """A line that is not one of our CloudEvents."""
+
+
+class BrokenChain(SchemaError):
+    """Event lines that do not name each other, or do not follow by one."""
+
+
+class MalformedTopic(SchemaError):
+    """A topic or a name in it that is outside the topic tree."""

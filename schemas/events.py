@@ -1,0 +1,254 @@
+"""Event types and their data, as CloudEvents 1.0.
+
+An agent builds the data of each event from the model here; JSON Schema for integrators is
+generated from the same models (`json_schemas`). A receiver checks the line's attributes strictly
+and keeps `data` as it came: a newer agent may say more.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from schemas.names import CardId, ChainId, DigestHex, Name
+from schemas.policy import DoorMode
+from schemas.reasons import Reason
+
+TYPE_PREFIX = "io.ostiary."
+
+
+class EventLine(BaseModel):
+    """The attributes of one event line (CloudEvents 1.0.2, 3), with our chain extensions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+
+    specversion: Literal["1.0"]
+    id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}-[1-9][0-9]{0,19}$")]
+    source: Annotated[str, StringConstraints(pattern=r"^/sites/[a-z0-9-]{1,63}/[a-z0-9/-]{1,80}$")]
+    type: Annotated[
+        str,
+        StringConstraints(pattern=r"^io\.ostiary\.[a-z_]{1,40}(?:\.[a-z_]{1,40}){1,2}\.v[0-9]$"),
+    ]
+    subject: Annotated[str, StringConstraints(pattern=r"^[a-z]{1,20}/[a-z0-9-]{1,63}$")]
+    time: AwareDatetime
+    sequence: Annotated[str, StringConstraints(pattern=r"^[0-9]{20}$")]
+    chain: ChainId
+    prevhash: DigestHex
+    data: dict[str, Any]
+
+    @cached_property
+    def number(self) -> int:
+        """The sequence as a number, from 1."""
+        return int(self.sequence)
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClockStatus(_Data):
+    """How far the event's time can be trusted."""
+
+    status: Literal["synced", "holdover", "untrusted"]
+    offset_ms: float | None = Field(default=None, description="known error, if any is known")
+
+
+class Latency(_Data):
+    """Milliseconds since the card entered the field."""
+
+    decision: float
+    strike: float | None = None
+
+
+class AgentData(_Data):
+    """Data of an event that is about the agent itself."""
+
+    clock: ClockStatus
+
+
+class AgentStarted(AgentData):
+    """The agent process began; `doors` is what its contacts showed then."""
+
+    cause: Literal["first_start", "start", "restart_after_kill"]
+    version: str
+    doors: dict[Name, Literal["open", "closed", "fault", "unknown"]]
+    policy_version: int | None
+
+
+class ClockStepped(AgentData):
+    """The wall clock moved against the monotonic one by `step_ms`."""
+
+    step_ms: float
+
+
+class BufferHigh(AgentData):
+    """The event store is at least 90 % full."""
+
+    stored: int
+    capacity: int
+
+
+class EventsLost(AgentData):
+    """Events that could not be stored, by the agent's own count."""
+
+    count: int
+    lost_from: AwareDatetime
+    lost_until: AwareDatetime
+    why: Literal["buffer_full", "storage_error"]
+
+
+class PolicyApplied(AgentData):
+    """The agent now enforces this version."""
+
+    policy_version: int
+
+
+class PolicyRejected(AgentData):
+    """A policy was refused; `reason` names the refusal (`schemas.errors`)."""
+
+    reason: str
+    detail: Annotated[str, StringConstraints(max_length=500)]
+
+
+class DoorData(_Data):
+    """Data of an event at a door."""
+
+    door: Name
+    clock: ClockStatus
+
+
+class DoorOpened(DoorData):
+    """The contact opened; `after` says what made it legitimate."""
+
+    after: Literal["access", "rex", "mode", "nothing"]
+
+
+class DoorHeld(DoorData):
+    """The door stands open for this long."""
+
+    open_s: float
+
+
+class ModeChanged(DoorData):
+    """The door's mode (ONVIF DoorMode) changed."""
+
+    mode: DoorMode
+    cause: Literal["access", "rex", "policy", "relock"]
+
+
+class DoorFault(DoorData):
+    """The door's hardware can't be read or driven."""
+
+    detail: Annotated[str, StringConstraints(max_length=500)]
+
+
+class AccessData(DoorData):
+    """What every access event says."""
+
+    direction: Literal["in", "out"]
+    card: CardId | None = Field(description="as the card claims it; proved only when granted")
+    person: Name | None = None
+    domain: Name
+    key_version: int | None = None
+    method: Literal["card", "none"] = "card"
+    decided_by: Literal["edge", "override"] = "edge"
+    policy_version: int | None
+    policy_age_s: float | None
+    revocation_seq: int | None = None
+    latency_ms: Latency
+
+
+class AccessGranted(AccessData):
+    """The door lets the holder pass; durable before the strike moves."""
+
+    response_ms: float = Field(description="how long the card took to answer the challenge")
+
+
+class AccessDenied(AccessData):
+    """The door stays shut, and why."""
+
+    reason: Reason
+    response_ms: float | None = None
+    detail: Annotated[str, StringConstraints(max_length=200)] | None = None
+
+
+class AccessOutcome(DoorData):
+    """What came of a grant: the door was opened, or not, before the strike relocked."""
+
+    card: CardId | None
+    person: Name | None
+    grant: str = Field(description="id of the access.granted event")
+    latency_ms: Latency
+
+
+class CardBound(DoorData):
+    """A card now holds keys of this domain."""
+
+    card: CardId
+    domain: Name
+    key_version: int
+
+
+class AlarmRaised(_Data):
+    """The server refused or missed something; repeats within a minute are counted, not repeated."""
+
+    kind: str
+    agent: str | None
+    detail: Annotated[str, StringConstraints(max_length=500)]
+    count: int = 1
+
+
+EVENT_DATA: dict[str, type[_Data]] = {
+    "access.granted": AccessGranted,
+    "access.denied": AccessDenied,
+    "access.taken": AccessOutcome,
+    "access.not_taken": AccessOutcome,
+    "door.opened": DoorOpened,
+    "door.closed": DoorData,
+    "door.forced": DoorData,
+    "door.forced.cleared": DoorData,
+    "door.held": DoorHeld,
+    "door.held.cleared": DoorHeld,
+    "door.held_prealarm": DoorHeld,
+    "door.held_prealarm.cleared": DoorHeld,
+    "door.mode_changed": ModeChanged,
+    "door.fault": DoorFault,
+    "door.fault.cleared": DoorFault,
+    "rex.pressed": DoorData,
+    "card.bound": CardBound,
+    "agent.started": AgentStarted,
+    "agent.clock_stepped": ClockStepped,
+    "agent.buffer_high": BufferHigh,
+    "agent.events_lost": EventsLost,
+    "policy.applied": PolicyApplied,
+    "policy.rejected": PolicyRejected,
+    "alarm.raised": AlarmRaised,
+}
+"""Event noun and verb -> the model of its data."""
+
+
+def event_type(name: str) -> str:
+    """`access.granted` -> `io.ostiary.access.granted.v1`."""
+    return f"{TYPE_PREFIX}{name}.v1"
+
+
+def event_name(type: str) -> str:
+    """`io.ostiary.access.granted.v1` -> `access.granted`."""
+    return type.removeprefix(TYPE_PREFIX).rpartition(".v")[0]
+
+
+def agent_source(site: str, agent: str) -> str:
+    """The CloudEvents source of an agent."""
+    return f"/sites/{site}/agents/{agent}"
+
+
+def server_source(site: str) -> str:
+    """The CloudEvents source of the site's server."""
+    return f"/sites/{site}/server"
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """JSON Schema (2020-12) of each event type's data, by event type, for integrators."""
+    return {event_type(name): model.model_json_schema() for name, model in EVENT_DATA.items()}

@@ -1,0 +1,22 @@
+"""The forms of names: what may stand in a topic, a file name or a URL without escaping."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")]
+"""A site, agent, door, area, person, group, schedule or key domain: a DNS label (RFC 1123)."""
+
+CardId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+"""The 8-byte serial of a card's chip, in hex."""
+
+DigestHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""A 32-byte digest or keyid, in hex."""
+
+ChainId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+"""8 random bytes that name one event store of one agent, in hex."""
+
+SERVER = "server"
+"""The holder name of the site's own keys; no agent may have it."""
