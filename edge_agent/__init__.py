@@ -1,0 +1,3 @@
+"""The Ostiary edge agent: decides at the door."""
+
+__version__ = "0.1.0"
