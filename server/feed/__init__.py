@@ -1,0 +1,1 @@
+"""The feed: every committed event, once, in arrival order, to whoever listens."""
