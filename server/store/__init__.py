@@ -1,0 +1,1 @@
+"""What the server keeps: the exact lines doors signed, and little else."""

@@ -1,0 +1,64 @@
+"""Opening the database: pragmas, migrations, and an identity of its own."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, event, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+BUSY_TIMEOUT_MS = 10_000
+
+
+async def open_database(target: Path | str) -> AsyncEngine:
+    """The database at a path or SQLAlchemy URL, brought to the newest schema.
+
+    A SQLite database is durable at commit (WAL, synchronous=FULL). Raises RuntimeError if the
+    schema is newer than this program.
+    """
+    url = f"sqlite+aiosqlite:///{target}" if isinstance(target, Path) else target
+    engine = create_async_engine(url)
+    if make_url(url).get_backend_name() == "sqlite":
+        event.listen(engine.sync_engine, "connect", _sqlite_pragmas)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(_migrate)
+            await connection.commit()
+    except BaseException:
+        await engine.dispose()
+        raise
+    return engine
+
+
+def _sqlite_pragmas(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")  # a commit survives the loss of power
+        cursor.execute("PRAGMA foreign_keys=ON")
+    finally:
+        cursor.close()
+
+
+def _migrate(connection: Connection) -> None:
+    with as_file(files("server.store") / "migrations") as folder:
+        config = Config()
+        config.set_main_option("script_location", str(folder).replace("%", "%%"))
+        config.attributes["connection"] = connection
+        script = ScriptDirectory.from_config(config)
+        current = MigrationContext.configure(connection).get_current_revision()
+        if current == script.get_current_head():
+            return
+        if current is not None and current not in {r.revision for r in script.walk_revisions()}:
+            raise RuntimeError(
+                f"the database has schema {current}, which this version does not know; "
+                "run the version of Ostiary that made it, or a newer one"
+            )
+        command.upgrade(config, "head")

@@ -1,0 +1,1 @@
+"""Schema history, applied by `server.store.database.open_database`."""
