@@ -1,0 +1,137 @@
+"""Signed event messages, made beforehand and then published as fast as a broker takes them.
+
+Runs as a process of its own, so that making load does not slow what is measured:
+`python -m benchmarks.load DIR PORT` reads the messages that `prepare` wrote and publishes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiomqtt
+
+from schemas.chain import EVENTS_TYPE, Head, compose_line, join_lines
+from schemas.envelope import Signer, seal_envelope
+from schemas.events import agent_source, event_type
+from schemas.suites import SuiteName, suite
+from schemas.topics import EVENTS, up
+
+SITE = "bench"
+IN_FLIGHT = 20  # QoS 1 messages a publisher keeps open, as paho does by default
+
+
+@dataclass(frozen=True)
+class Load:
+    """Messages of several agents, ready to publish."""
+
+    identities: list[dict[str, str]]
+    """What `ostiary agents add` takes, one an agent."""
+    messages: dict[str, list[bytes]]
+    """Agent -> its envelopes in order."""
+    events: int
+
+
+def prepare(name: SuiteName, agents: int, messages: int, lines: int) -> Load:
+    """`messages` envelopes of `lines` event lines for each of `agents` agents."""
+    algorithms = suite(name)
+    identities, sealed = [], {}
+    for number in range(agents):
+        agent = f"agent-{number}"
+        signer = Signer.of(algorithms.generate(secrets.token_bytes))
+        identities.append(
+            {
+                "agent": agent,
+                "suite": name,
+                "public_key": signer.key.public.point.hex(),
+                "keyid": signer.keyid,
+            }
+        )
+        head = Head(secrets.token_hex(8))
+        envelopes = []
+        for _ in range(messages):
+            batch = []
+            for _ in range(lines):
+                line, head = compose_line(
+                    head,
+                    algorithms.digest,
+                    source=agent_source(SITE, agent),
+                    type=event_type("access.denied"),
+                    subject=f"doors/door-{number}",
+                    time=datetime.now(UTC),
+                    data=_data(f"door-{number}"),
+                )
+                batch.append(line)
+            envelopes.append(seal_envelope(EVENTS_TYPE, join_lines(batch), [signer]))
+        sealed[agent] = envelopes
+    return Load(identities, sealed, agents * messages * lines)
+
+
+def _data(door: str) -> dict[str, object]:
+    return {
+        "door": door,
+        "clock": {"status": "synced"},
+        "direction": "in",
+        "card": secrets.token_hex(8),
+        "person": "somebody",
+        "domain": door,
+        "method": "card",
+        "decided_by": "edge",
+        "policy_version": 1,
+        "policy_age_s": 12.5,
+        "latency_ms": {"decision": 3.21},
+        "reason": "no_rule",
+    }
+
+
+def write(load: Load, folder: Path) -> None:
+    """Keep the messages for the publishing process: length-prefixed, one file an agent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for agent, envelopes in load.messages.items():
+        with (folder / f"{agent}.load").open("wb") as file:
+            for envelope in envelopes:
+                file.write(struct.pack(">I", len(envelope)) + envelope)
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    data, at = path.read_bytes(), 0
+    while at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        yield data[at + 4 : at + 4 + length]
+        at += 4 + length
+
+
+async def _publish_all(folder: Path, port: int) -> None:
+    async def one(path: Path) -> None:
+        agent = path.stem
+        topic = up(SITE, agent, EVENTS)
+        async with aiomqtt.Client("127.0.0.1", port, identifier=f"load-{agent}") as client:
+            slots = asyncio.Semaphore(IN_FLIGHT)
+
+            async def send(envelope: bytes) -> None:
+                try:
+                    await client.publish(topic, envelope, qos=1, timeout=60)
+                finally:
+                    slots.release()
+
+            async with asyncio.TaskGroup() as sending:
+                for envelope in _read(path):
+                    await slots.acquire()
+                    sending.create_task(send(envelope))
+
+    paths = sorted(folder.glob("*.load"))
+    async with asyncio.TaskGroup() as agents:
+        for path in paths:
+            agents.create_task(one(path))
+    print(json.dumps({"published": len(paths)}))
+
+
+if __name__ == "__main__":
+    asyncio.run(_publish_all(Path(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,1 @@
+"""A small building that runs itself: real processes, virtual doors, cards and people."""

@@ -1,0 +1,93 @@
+"""Child processes of the demo: started together, and none left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+STOP_S = 8.0
+BIN = Path(sys.executable).parent
+
+
+class ProcessFailed(Exception):
+    """A child ended badly; the message holds the end of what it printed."""
+
+
+def command(name: str, *arguments: str | Path) -> list[str]:
+    """One of this installation's own commands, wherever PATH points."""
+    return [str(BIN / name), *map(str, arguments)]
+
+
+async def run(arguments: Sequence[str]) -> str:
+    """Run to the end and return its standard output. Raises ProcessFailed."""
+    process = await asyncio.create_subprocess_exec(
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await process.communicate()
+    except asyncio.CancelledError:
+        await _stop(process)
+        raise
+    if process.returncode:
+        name = " ".join(Path(a).name for a in arguments[:3])
+        tail = (err or out).decode(errors="replace")[-2000:]
+        raise ProcessFailed(f"{name} ended with {process.returncode}:\n{tail}")
+    return out.decode()
+
+
+@dataclass
+class Child:
+    """A process that stays up, its output going to `log`."""
+
+    name: str
+    arguments: list[str]
+    log: Path
+    process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start in a session of its own, so that Ctrl-C reaches the demo alone."""
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *self.arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL if that is not enough."""
+        if self.process is not None:
+            await _stop(self.process)
+
+    def check(self) -> None:
+        """Raise ProcessFailed if the process is no longer running."""
+        if self.process is not None and self.process.returncode is not None:
+            tail = self.log.read_text(errors="replace")[-2000:]
+            raise ProcessFailed(f"{self.name} ended with {self.process.returncode}:\n{tail}")
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), STOP_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def stop_all(children: Sequence[Child]) -> None:
+    """Stop in reverse order of starting: doors before the server, the server before the broker."""
+    for child in reversed(children):
+        await child.stop()
