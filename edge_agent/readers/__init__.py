@@ -1,0 +1,1 @@
+"""Where cards appear: one port, and an adapter for each kind of reader."""

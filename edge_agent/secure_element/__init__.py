@@ -1,0 +1,1 @@
+"""What holds the secrets of a key domain at the lock."""

@@ -1,0 +1,1 @@
+"""Stand-ins for cards and doors that speak the real protocols."""
