@@ -104,7 +104,8 @@ async def measure(name: SuiteName, *, backlog: bool) -> Row:
         if backlog
         else prepare(name, AGENTS, LIVE_MESSAGES[name], 1)
     )
-    products, floors = [], []
+    products: list[float] = []
+    floors: list[float] = []
     for _ in range(PAIRS):
         for measured, figures in ((_floor, floors), (_product, products)):
             with tempfile.TemporaryDirectory() as temporary:

@@ -108,7 +108,7 @@ def _read(path: Path) -> Iterator[bytes]:
         at += 4 + length
 
 
-async def _publish_all(folder: Path, port: int) -> None:
+async def _publish_all(paths: list[Path], port: int) -> None:
     async def one(path: Path) -> None:
         agent = path.stem
         topic = up(SITE, agent, EVENTS)
@@ -126,7 +126,6 @@ async def _publish_all(folder: Path, port: int) -> None:
                     await slots.acquire()
                     sending.create_task(send(envelope))
 
-    paths = sorted(folder.glob("*.load"))
     async with asyncio.TaskGroup() as agents:
         for path in paths:
             agents.create_task(one(path))
@@ -134,4 +133,4 @@ async def _publish_all(folder: Path, port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_publish_all(Path(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(_publish_all(sorted(Path(sys.argv[1]).glob("*.load")), int(sys.argv[2])))

@@ -1,0 +1,275 @@
+"""A site of real processes in one folder: broker, server, and an agent a door.
+
+Everything is done through the commands a person would type; nothing reaches into the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import secrets
+import shutil
+import socket
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+
+from edge_agent.demo.cast import CAST, policy_for
+from edge_agent.demo.processes import Child, ProcessFailed, command, run, stop_all
+from edge_agent.virtual.card_os import VirtualCard
+from edge_agent.virtual.people import Doorway
+from schemas.suites import SuiteName, suite
+
+SITE = "demo"
+READY_S = 30.0
+POLL_S = 0.1
+BrokerKind = Literal["builtin", "mosquitto"]
+
+_AGENT_TOML = """\
+site = "{site}"
+agent = "{agent}"
+state_dir = "state"
+root = "../../site/root.json"
+policy = "policy.dsse"
+
+[broker]
+host = "127.0.0.1"
+port = {broker_port}
+
+[[doors]]
+door = "{door}"
+io = {{ kind = "virtual" }}
+readers = [{{ direction = "in", kind = "virtual" }}]
+"""
+
+_MOSQUITTO_CONF = """\
+listener {port} 127.0.0.1
+allow_anonymous true
+persistence false
+max_queued_messages 0
+user root
+log_type error
+"""
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Building:
+    """Doors, their agents, the server and the broker, and the cards of the cast."""
+
+    folder: Path
+    suite: SuiteName
+    doors: list[str]
+    broker_kind: BrokerKind = "builtin"
+    port: int = field(default_factory=free_port)
+    broker_port: int = field(default_factory=free_port)
+    children: dict[str, Child] = field(default_factory=dict)
+    cards: dict[str, VirtualCard] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """Where the live page and the API are."""
+        return f"http://127.0.0.1:{self.port}/"
+
+    @property
+    def site(self) -> Path:
+        """The server's site directory."""
+        return self.folder / "site"
+
+    def agent(self, door: str) -> str:
+        """The id of the agent that serves `door`."""
+        return f"{door}-agent"
+
+    def config(self, door: str) -> Path:
+        """The configuration of the door's agent."""
+        return self.folder / "agents" / door / "agent.toml"
+
+    def doorway(self, door: str) -> Doorway:
+        """Where people meet the door."""
+        return Doorway(self.config(door).parent / "state" / "doorway.sock", door)
+
+    async def set_up(self) -> None:
+        """Make the site, enrol the agents, bind the cards, sign the policies. Starts nothing."""
+        await run(
+            command("ostiary", "init", "--site", SITE, "--suite", self.suite, "--dir", self.site)
+        )
+        await asyncio.gather(*(self._identify(door) for door in self.doors))
+        for door in self.doors:
+            await self._ostiary("agents", "add", self._identity(door))
+        self._make_cards()
+        await asyncio.gather(*(self._bind_cards(door) for door in self.doors))
+        policy = self.folder / "policy.json"
+        policy.write_text(json.dumps(policy_for(self.doors, self.suite, datetime.now(UTC))))
+        for door in self.doors:
+            signed = self.config(door).parent / "policy.dsse"
+            agent = self.agent(door)
+            await self._ostiary("policy", "sign", policy, "--agent", agent, "--out", signed)
+
+    async def start(self) -> None:
+        """Start every process and return when the doors are ready and the server answers."""
+        await self.start_broker()
+        await self.start_server()
+        await asyncio.gather(*(self.start_agent(door) for door in self.doors))
+
+    async def stop(self) -> None:
+        """End every process."""
+        await stop_all(list(self.children.values()))
+
+    def check(self) -> None:
+        """Raise ProcessFailed if a process has ended by itself."""
+        for child in self.children.values():
+            child.check()
+
+    async def start_broker(self) -> None:
+        """The built-in broker or mosquitto, alone in a process."""
+        if self.broker_kind == "mosquitto":
+            program = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+            if program is None:
+                raise ProcessFailed("mosquitto is not installed; leave --broker at builtin")
+            configuration = self.folder / "mosquitto.conf"
+            configuration.write_text(_MOSQUITTO_CONF.format(port=self.broker_port))
+            arguments = [program, "-c", str(configuration)]
+        else:
+            arguments = command("ostiary", "broker", "run", "--port", str(self.broker_port))
+        broker = await self._start("broker", arguments)
+        await _until(broker, lambda: _listens(self.broker_port))
+
+    async def start_server(self) -> None:
+        """`ostiary serve` on this building's site."""
+        broker = f"mqtt://127.0.0.1:{self.broker_port}"
+        port = str(self.port)
+        server = await self._start(
+            "server",
+            command(
+                "ostiary", "serve", "--site-dir", self.site, "--port", port, "--broker", broker
+            ),
+        )
+        await _until(server, self._healthy)
+
+    async def start_agent(self, door: str) -> None:
+        """The agent of one door."""
+        agent = await self._start(
+            door, command("ostiary-agent", "run", "--config", self.config(door))
+        )
+        await _until(agent, self.doorway(door).is_open)
+
+    async def status(self, door: str) -> dict[str, Any]:
+        """What the door's agent says of its own event store."""
+        answer = await run(
+            command("ostiary-agent", "status", "--json", "--config", self.config(door))
+        )
+        status: dict[str, Any] = json.loads(answer)
+        return status
+
+    def log(self, name: str) -> Path:
+        """What a process printed: `broker`, `server` or a door."""
+        return self.folder / "logs" / f"{name}.log"
+
+    async def _start(self, name: str, arguments: list[str]) -> Child:
+        self.log(name).parent.mkdir(exist_ok=True)
+        child = Child(name, arguments, self.log(name))
+        self.children[name] = child
+        await child.start()
+        return child
+
+    async def _ostiary(self, *arguments: str | Path) -> str:
+        return await run(command("ostiary", *arguments, "--site-dir", self.site))
+
+    async def _healthy(self) -> bool:
+        try:
+            async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
+                return (await client.get("/healthz")).is_success
+        except httpx.HTTPError:
+            return False
+
+    def _identity(self, door: str) -> Path:
+        return self.config(door).parent / "identity.json"
+
+    async def _identify(self, door: str) -> None:
+        configuration = self.config(door)
+        configuration.parent.mkdir(parents=True)
+        configuration.write_text(
+            _AGENT_TOML.format(
+                site=SITE, agent=self.agent(door), broker_port=self.broker_port, door=door
+            )
+        )
+        identity = await run(command("ostiary-agent", "identity", "--config", configuration))
+        self._identity(door).write_text(identity)
+
+    def _make_cards(self) -> None:
+        folder = self.folder / "cards"
+        folder.mkdir()
+        with (self.folder / "transport_keys.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["card", "transport_key"])
+            for person in CAST:
+                transport_key = secrets.token_bytes(16)
+                self.cards[person.name] = VirtualCard(
+                    folder / f"{person.name}.card",
+                    suite(self.suite),
+                    person.serial,
+                    transport_key,
+                    secrets.token_bytes,
+                )
+                if person.copies is None:
+                    rows.writerow([person.serial.hex(), transport_key.hex()])
+
+    async def _bind_cards(self, door: str) -> None:
+        holders = [person for person in CAST if person.bound and person.copies is None]
+        keys = self.folder / "transport_keys.csv"
+        binding = Child(
+            f"{door}-binding",
+            command(
+                *("ostiary-agent", "bind", "--config", self.config(door)),
+                *("--transport-keys", keys, "--count", str(len(holders))),
+            ),
+            self.log(f"{door}-binding"),
+        )
+        binding.log.parent.mkdir(exist_ok=True)
+        await binding.start()
+        try:
+            await _until(binding, self.doorway(door).is_open)
+            async with self.doorway(door) as doorway:
+                for person in holders:
+                    outcome = await doorway.tap(self.cards[person.name])
+                    if outcome != "bound":
+                        raise ProcessFailed(f"{person.name}'s card was not bound: {outcome}")
+        finally:
+            assert binding.process is not None
+            try:
+                await asyncio.wait_for(binding.process.wait(), READY_S)
+            except TimeoutError:
+                await binding.stop()
+        binding.check_ended_well()
+
+
+async def _until(child: Child, ready: Any) -> None:
+    """Return when `ready()` says so. Raises ProcessFailed if the child ends first, or never is."""
+    try:
+        async with asyncio.timeout(READY_S):
+            while not await ready():
+                child.check()
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        tail = child.log.read_text(errors="replace")[-2000:]
+        raise ProcessFailed(f"{child.name} was not ready within {READY_S} s:\n{tail}") from None
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
