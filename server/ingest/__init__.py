@@ -1,0 +1,1 @@
+"""Events from doors: refused or committed, then acknowledged. See docs/server.md."""

@@ -1,0 +1,83 @@
+"""What each door was last said to be: a projection of its events. Pure.
+
+Only what an agent reports counts, in the order of its chain; a value that is none of the
+vocabulary's is passed over, the event itself stays as it came.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from schemas.events import EventLine, event_name
+from schemas.policy import DoorMode
+from server.clock import microseconds
+
+UNKNOWN = "unknown"
+CONTACTS = frozenset({"open", "closed", "fault", UNKNOWN})
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
+_MODES = frozenset(DoorMode)
+_MAX_DOORS = 64  # an agent serves one door, or a few
+
+_CHANGES: dict[str, dict[str, str]] = {
+    "door.opened": {"contact": "open"},
+    "door.closed": {"contact": "closed"},
+    "door.fault": {"contact": "fault"},
+    "door.fault.cleared": {"contact": UNKNOWN},
+    "door.forced": {"alarm": "forced"},
+    "door.held": {"alarm": "held"},
+}
+_CLEARS = {"door.forced.cleared": "forced", "door.held.cleared": "held"}
+
+
+@dataclass(frozen=True, slots=True)
+class DoorState:
+    """One row of `doors`; `changed_us` and `position` are of the event that last changed it."""
+
+    door: str
+    agent: str
+    contact: str = UNKNOWN
+    mode: str = UNKNOWN
+    alarm: str = "normal"
+    changed_us: int = 0
+    position: int = 0
+
+
+def project(
+    doors: dict[str, DoorState], agent: str, event: EventLine, position: int
+) -> Iterator[DoorState]:
+    """The doors that `event` changes or makes known, as they are after it."""
+    name = event_name(event.type)
+    for door, changes in _said(name, event.data):
+        before = doors.get(door)
+        if before is None or before.agent != agent:
+            before = DoorState(door, agent)  # another agent's word says nothing of this one's door
+        alarm = "normal" if _CLEARS.get(name) == before.alarm else before.alarm
+        after = replace(
+            before,
+            contact=changes.get("contact", before.contact),
+            mode=changes.get("mode", before.mode),
+            alarm=changes.get("alarm", alarm),
+        )
+        if after != before or doors.get(door) != before:
+            yield replace(after, changed_us=microseconds(event.time), position=position)
+
+
+def _said(name: str, data: dict[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
+    contacts = data.get("doors")
+    if name == "agent.started" and isinstance(contacts, dict):
+        for door, contact in list(contacts.items())[:_MAX_DOORS]:
+            if _NAME.match(door):
+                known = isinstance(contact, str) and contact in CONTACTS
+                yield door, {"contact": contact if known else UNKNOWN}
+        return
+    door = data.get("door")
+    if not isinstance(door, str) or not _NAME.match(door):
+        return
+    changes = _CHANGES.get(name, {})
+    mode = data.get("mode")
+    if name == "door.mode_changed" and isinstance(mode, str) and mode in _MODES:
+        changes = {"mode": mode}
+    yield door, changes

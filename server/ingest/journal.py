@@ -1,0 +1,53 @@
+"""The server's own event chain, signed by the site's online key.
+
+What the server has to say goes the same way as what doors say: same lines, same table, same proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from schemas.chain import EVENTS_TYPE, MAX_LINES, Head, compose_line, join_lines, parse_line
+from schemas.envelope import Signer, pae
+from schemas.events import AlarmRaised, event_type, server_source
+from schemas.names import SERVER
+from schemas.suites import Suite
+from server.ingest.heads import Row
+from server.ingest.verify import Verified
+
+
+class Journal:
+    """Composes and signs lines after the chain's committed head."""
+
+    def __init__(
+        self, site: str, suite: Suite, signer: Signer, new_chain: Callable[[], str]
+    ) -> None:
+        self._site, self._suite, self._signer = site, suite, signer
+        self._new_chain = new_chain
+
+    def compose(
+        self, alarms: Sequence[AlarmRaised], head: Head | None, now: datetime
+    ) -> tuple[list[Row], Head]:
+        """Rows for `alarms`, one signature for at most 256, and the head they make."""
+        head = head or Head(self._new_chain())
+        rows: list[Row] = []
+        for start in range(0, len(alarms), MAX_LINES):
+            links = []
+            for alarm in alarms[start : start + MAX_LINES]:
+                subject = f"agents/{alarm.agent}" if alarm.agent else f"sites/{self._site}"
+                line, head = compose_line(
+                    head,
+                    self._suite.digest,
+                    source=server_source(self._site),
+                    type=event_type("alarm.raised"),
+                    subject=subject,
+                    time=now,
+                    data=alarm.model_dump(mode="json"),
+                )
+                links.append(parse_line(line, self._suite.digest))
+            payload = join_lines(link.line for link in links)
+            signature = self._signer.key.sign(pae(EVENTS_TYPE, payload))
+            signed = Verified(SERVER, head.chain, tuple(links), self._signer.keyid, signature)
+            rows += [Row(SERVER, link, signed if link is links[-1] else None) for link in links]
+        return rows, head
