@@ -58,7 +58,7 @@ packages: # programs from Debian that the tests drive: a broker, pcscd, a browse
 .venv/.runtime: requirements/runtime.txt pyproject.toml | .venv/bin/python
 	@echo "Setting up .venv (once, about a minute) ..." >&2
 	@$(PIP) install --require-hashes -r requirements/runtime.txt >&2
-	@$(PIP) install --no-deps --no-build-isolation --editable . >&2
+	@PYTHONWARNINGS=ignore $(PIP) install --no-deps --no-build-isolation --editable . >&2
 	@touch $@
 
 .venv/.dev: requirements/dev.txt .venv/.runtime
