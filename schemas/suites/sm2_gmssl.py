@@ -1,7 +1,9 @@
 """SM2 by `gmssl`, pure Python: runs anywhere, and is the oracle the other provider is tested by.
 
-Two traps of the library are closed here: its own random source is not cryptographic, so the nonce
-always comes from `secrets`; and it does not check what it is given, so callers check first
+Traps of the library are closed here: its own random source is not cryptographic, so the nonce
+always comes from `secrets`; it strips leading digits 0 and 4 from a public key whose x starts with
+04; and its `verify` is wrong for two equal points and crashes on a sum at infinity, so only its
+curve arithmetic is used. It does not check what it is given: callers check first
 (`suite.check_signature_form`, `sm2.check_point`).
 """
 
@@ -38,13 +40,28 @@ class GmsslVerifier:
     """A public key."""
 
     def __init__(self, point: bytes) -> None:
-        self._crypt = CryptSM2(private_key="", public_key=point[1:].hex())
+        self._curve = CryptSM2(private_key="", public_key="")
+        self._point = point[1:].hex()
 
     def verify(self, e: bytes, r: int, s: int) -> bool:
-        """Whether (r, s) is over `e`."""
-        if (r + s) % ORDER == 0:  # GB/T 32918.2 7.1 B6
+        """Whether (r, s) is over `e` (GB/T 32918.2 7.1)."""
+        t = (r + s) % ORDER
+        if t == 0:  # B5
             return False
-        return bool(self._crypt.verify(f"{r:064x}{s:064x}", e))
+        x = self._x_of_sum(
+            self._curve._kg(s, default_ecc_table["g"]), self._curve._kg(t, self._point)
+        )
+        return x is not None and r == (int.from_bytes(e) + x) % ORDER
+
+    def _x_of_sum(self, left: str, right: str) -> int | None:
+        """The x of the sum of two affine points (x || y in hex); None at infinity."""
+        if left == right:
+            total = self._curve._kg(2, left)
+        elif left[:64] == right[:64]:
+            return None
+        else:
+            total = self._curve._convert_jacb_to_nor(self._curve._add_point(left + "1", right))
+        return int(total[:64], 16)
 
 
 class GmsslProvider:
