@@ -7,7 +7,6 @@ Only documented, stable functions are used: keys travel as DER, signatures as DE
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_size_t, c_ulong, c_void_p
 
 from cryptography.hazmat.primitives.asymmetric.utils import (
@@ -22,6 +21,10 @@ SPKI_PREFIX = bytes.fromhex("3059301306072a8648ce3d020106082a811ccf5501822d03420
 _SEC1_HEAD = bytes.fromhex("30310201010420")
 _SEC1_TAIL = bytes.fromhex("a00a06082a811ccf5501822d")
 _SIGNATURE_SPACE = 80
+_SPKI_BYTES = len(SPKI_PREFIX) + 65
+# Only names that carry the ABI: searching for any `libcrypto` would start a compiler on Linux, and
+# loading the unversioned one ends the process on macOS.
+_LIBRARIES = ("libcrypto.so.3", "libcrypto.so.4", "libcrypto.3.dylib", "libcrypto-3-x64.dll")
 
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "OpenSSL_version_num": (c_ulong, []),
@@ -115,12 +118,13 @@ class OpensslProvider:
     def public_point(self, scalar: bytes) -> bytes:
         """The last 65 bytes of the key's SubjectPublicKeyInfo."""
         key = self._private(scalar)
-        out = ctypes.create_string_buffer(128)
-        cursor = c_char_p(ctypes.addressof(out))
-        length = self._lib.i2d_PUBKEY(key.pointer, byref(cursor))
-        if length != len(SPKI_PREFIX) + 65 or not out.raw.startswith(SPKI_PREFIX):
+        out = ctypes.create_string_buffer(_SPKI_BYTES)
+        if self._lib.i2d_PUBKEY(key.pointer, None) == _SPKI_BYTES:  # it writes unbounded: ask first
+            self._lib.i2d_PUBKEY(key.pointer, byref(c_char_p(ctypes.addressof(out))))
+        if not out.raw.startswith(SPKI_PREFIX):
+            self._lib.ERR_clear_error()
             raise MalformedKey("OpenSSL gives no public key for the SM2 private key")
-        return out.raw[length - 65 : length]
+        return out.raw[len(SPKI_PREFIX) :]
 
     def signer(self, scalar: bytes) -> OpensslSigner:
         """A signer for the 32-byte scalar."""
@@ -139,10 +143,8 @@ class OpensslProvider:
 
 
 def load() -> OpensslProvider | None:
-    """The provider, or None where no OpenSSL 3 with SM2 is to be had."""
-    for name in ("libcrypto.so.3", ctypes.util.find_library("crypto")):
-        if name is None:
-            continue
+    """The provider, or None where no OpenSSL 3 with working SM2 is to be had."""
+    for name in _LIBRARIES:
         try:
             lib = ctypes.CDLL(name)
             for function, (result, arguments) in _SIGNATURES.items():
@@ -152,9 +154,17 @@ def load() -> OpensslProvider | None:
             continue
         if lib.OpenSSL_version_num() >= 0x30000000:
             provider = OpensslProvider(lib)
-            try:  # some distributions build OpenSSL without SM2
-                provider.public_point((1).to_bytes(32))
-            except MalformedKey:
-                continue
-            return provider
+            if _works(provider):
+                return provider
     return None
+
+
+def _works(provider: OpensslProvider) -> bool:
+    """Whether this library signs and verifies with SM2: some builds or policies leave it out."""
+    scalar, e = (1).to_bytes(32), bytes(32)
+    try:
+        verifier = provider.verifier(provider.public_point(scalar))
+        r, s = provider.signer(scalar).sign(e)
+    except (MalformedKey, RuntimeError):
+        return False
+    return verifier.verify(e, r, s) and not verifier.verify(b"\x01" + e[1:], r, s)
