@@ -10,20 +10,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
 from pydantic import ValidationError
 
-from schemas.errors import BrokenChain, MalformedEvent
+from schemas.errors import BrokenChain, MalformedEvent, first_problem
 from schemas.events import EventLine
+from schemas.strict_json import NotStrictJson, read_json
 
 EVENTS_TYPE = "application/vnd.ostiary.events.v1"
 MAX_LINES = 256
 MAX_LINE_BYTES = 4096
 GENESIS = "0" * 64
 """The prevhash of a chain's first line."""
+
+_CONTROL = bytes(range(0x20))
 
 Digest = Callable[[bytes], bytes]
 
@@ -58,17 +61,21 @@ def compose_line(
 ) -> tuple[bytes, Head]:
     """The next line of a chain and the head it makes.
 
-    Raises MalformedEvent if the line would be longer than receivers accept.
+    Raises MalformedEvent if receivers would not accept the line: a chain can't go on past a line
+    that is refused, so such a line must never come into it.
     """
+    if time.utcoffset() is None:
+        raise MalformedEvent(f"event of type {type} has a time without a zone")
+    in_utc = time.astimezone(UTC).replace(tzinfo=None)
     sequence = head.sequence + 1
-    line = json.dumps(
+    text = json.dumps(
         {
             "specversion": "1.0",
             "id": f"{head.chain}-{sequence}",
             "source": source,
             "type": type,
             "subject": subject,
-            "time": time.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "time": f"{in_utc.isoformat(timespec='microseconds')}Z",
             "sequence": f"{sequence:020d}",
             "chain": head.chain,
             "prevhash": head.hash,
@@ -76,10 +83,9 @@ def compose_line(
         },
         separators=(",", ":"),
         ensure_ascii=False,
-    ).encode()
-    if len(line) > MAX_LINE_BYTES:
-        raise MalformedEvent(f"event of type {type} is {len(line)} bytes long")
-    return line, Head(head.chain, sequence, digest(line).hex())
+    )
+    link = parse_line(text.encode(errors="surrogatepass"), digest)
+    return link.line, Head(head.chain, sequence, link.hash)
 
 
 def join_lines(lines: Iterable[bytes]) -> bytes:
@@ -103,15 +109,25 @@ def split_lines(payload: bytes, digest: Digest) -> list[Link]:
 
 
 def parse_line(line: bytes, digest: Digest) -> Link:
-    """One line. Raises MalformedEvent."""
+    """One line. Raises MalformedEvent.
+
+    A line has one meaning to every JSON reader, and no control character by which a tool for text
+    could break it in two.
+    """
     if len(line) > MAX_LINE_BYTES:
         raise MalformedEvent(f"event line is {len(line)} bytes long, limit {MAX_LINE_BYTES}")
+    if (
+        not (line.startswith(b"{") and line.endswith(b"}"))
+        or line.translate(None, _CONTROL) != line
+    ):
+        raise MalformedEvent("event line is not one JSON object on one line")
     try:
         event = EventLine.model_validate_json(line)
+        read_json(line)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise MalformedEvent(f"event line: {where}: {first['msg']}") from None
+        raise MalformedEvent(f"event line: {first_problem(error)}") from None
+    except NotStrictJson as error:
+        raise MalformedEvent(f"event line {error}") from None
     return Link(line, event, digest(line).hex())
 
 

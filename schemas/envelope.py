@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from schemas.errors import MalformedEnvelope, SchemaError, UnknownKey, WrongPurpose
+from schemas.strict_json import NotStrictJson, read_json
 from schemas.suites import PrivateKey, PublicKey, keyid
 
 MAX_ENVELOPE_BYTES = 512 * 1024
@@ -122,9 +123,9 @@ def open_envelope(
 
 def _shape(data: bytes) -> tuple[str, bytes, list[tuple[str, bytes]]]:
     try:
-        envelope = json.loads(data)
-    except (ValueError, RecursionError):
-        raise MalformedEnvelope("envelope is not JSON") from None
+        envelope = read_json(data)
+    except NotStrictJson as error:
+        raise MalformedEnvelope(f"envelope {error}") from None
     match envelope:
         case {
             "payloadType": str(payload_type),
@@ -144,6 +145,9 @@ def _signature(entry: object) -> tuple[str, bytes]:
 
 def _base64(text: str) -> bytes:
     try:
-        return b64decode(text, validate=True)
+        data = b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise MalformedEnvelope("payload or signature is not base64") from None
+    if b64encode(data).decode() != text:  # unused bits or surplus padding: RFC 4648 3.5
+        raise MalformedEnvelope("payload or signature is not canonical base64")
+    return data

@@ -3,6 +3,10 @@
 Every refusal is a named exception: the name is the security event an operator sees.
 """
 
+from __future__ import annotations
+
+from pydantic import ValidationError
+
 
 class SchemaError(Exception):
     """Base of all refusals in this package; the message says what, of whom, and why."""
@@ -50,3 +54,11 @@ class BrokenChain(SchemaError):
 
 class MalformedTopic(SchemaError):
     """A topic or a name in it that is outside the topic tree."""
+
+
+def first_problem(error: ValidationError) -> str:
+    """What Pydantic found first, fit for a log line: printable ASCII, at most 300 characters."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])  # names of members come from outside
+    problem = f"{where}: {first['msg']}" if where else first["msg"]
+    return ascii(problem)[1:-1][:300]

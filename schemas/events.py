@@ -7,16 +7,33 @@ and keeps `data` as it came: a newer agent may say more.
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from schemas.names import CardId, ChainId, DigestHex, Name
 from schemas.policy import DoorMode
 from schemas.reasons import Reason
 
 TYPE_PREFIX = "io.ostiary."
+_UTC_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
+
+
+def _utc_text(value: object) -> object:
+    # Pydantic would also take numbers, blanks for T and digits beyond microseconds
+    if not isinstance(value, str) or _UTC_TIME.fullmatch(value) is None:
+        raise ValueError("not a UTC time with microseconds, like 2026-01-31T07:00:00.000000Z")
+    return value
 
 
 class EventLine(BaseModel):
@@ -32,7 +49,7 @@ class EventLine(BaseModel):
         StringConstraints(pattern=r"^io\.ostiary\.[a-z_]{1,40}(?:\.[a-z_]{1,40}){1,2}\.v[0-9]$"),
     ]
     subject: Annotated[str, StringConstraints(pattern=r"^[a-z]{1,20}/[a-z0-9-]{1,63}$")]
-    time: AwareDatetime
+    time: Annotated[AwareDatetime, BeforeValidator(_utc_text)]
     sequence: Annotated[str, StringConstraints(pattern=r"^[0-9]{20}$")]
     chain: ChainId
     prevhash: DigestHex
@@ -40,12 +57,20 @@ class EventLine(BaseModel):
 
     @cached_property
     def number(self) -> int:
-        """The sequence as a number, from 1."""
+        """The sequence as a number, from 1 to 2^63 - 1."""
         return int(self.sequence)
+
+    @model_validator(mode="after")
+    def _named_by_its_place(self) -> EventLine:
+        if self.id != f"{self.chain}-{self.number}":
+            raise ValueError("id is not chain-sequence")
+        if self.number >= 2**63:
+            raise ValueError("sequence is beyond 63 bits")
+        return self
 
 
 class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ClockStatus(_Data):

@@ -11,11 +11,16 @@ from typing import TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.envelope import KeyRing, Signer, open_envelope, seal_envelope
-from schemas.errors import Expired, MalformedEnvelope, WrongAudience, WrongPurpose
-from schemas.names import Name
+from schemas.errors import (
+    Expired,
+    MalformedEnvelope,
+    WrongAudience,
+    WrongPurpose,
+    first_problem,
+)
+from schemas.names import EVERYONE, Name
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
-EVERYONE = "all"
 
 
 class Statement(BaseModel):
@@ -65,11 +70,10 @@ def open_statement(
     purpose: str = model.model_fields["purpose"].default
     opened = open_envelope(data, trusted, payload_type(purpose), max_bytes=max_bytes)
     try:
-        statement = model.model_validate_json(opened.payload)
+        # strict: a time is text and a number a number, as `sign_statement` writes them
+        statement = model.model_validate_json(opened.payload, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise MalformedEnvelope(f"{purpose} statement: {where}: {first['msg']}") from None
+        raise MalformedEnvelope(f"{purpose} statement: {first_problem(error)}") from None
     if statement.purpose != purpose:
         raise WrongPurpose(f"statement is a {statement.purpose!r}, not a {purpose!r}")
     if statement.site != site or statement.audience not in (audience, EVERYONE):
