@@ -19,7 +19,7 @@ TimeOfDay = Annotated[str, Field(pattern=r"^(?:[01][0-9]|2[0-3]):[0-5][0-9]$|^24
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TimeRange(_Model):
@@ -73,7 +73,9 @@ class DoorSettings(_Model):
     domain: Name = Field(description="the key domain; by default the door alone")
     suite: SuiteName
     key_version: int = Field(default=1, ge=1, le=255, description="preferred version")
-    accepted_key_versions: tuple[int, ...] = Field(default=(), description="older ones in overlap")
+    accepted_key_versions: tuple[Annotated[int, Field(ge=1, le=255)], ...] = Field(
+        default=(), description="older ones in overlap"
+    )
     mutual: bool = Field(default=True, description="the reader proves itself to the card first")
     mode: Literal[DoorMode.LOCKED, DoorMode.UNLOCKED, DoorMode.BLOCKED] = DoorMode.LOCKED
     strike_release_s: float = Field(default=5.0, gt=0, le=120)
@@ -81,7 +83,9 @@ class DoorSettings(_Model):
     held_after_s: float = Field(default=30.0, gt=0, le=3600, description="open this long alarms")
     rex_releases: bool = Field(default=True, description="the exit button releases the strike")
     max_response_ms: int = Field(default=500, ge=10, le=5000, description="bound against relays")
-    grace_s: int = Field(default=86_400, ge=0, description="how stale the policy may become")
+    grace_s: int = Field(
+        default=86_400, ge=0, le=366 * 86_400, description="how stale the policy may become"
+    )
 
     @model_validator(mode="after")
     def _prealarm_first(self) -> DoorSettings:
@@ -138,4 +142,6 @@ class Policy(Statement):
         missing = {rule.schedule for rule in self.rules} - set(self.schedules)
         if missing:
             raise ValueError(f"rules name schedules that are not there: {sorted(missing)}")
+        if len({card.card for card in self.cards}) != len(self.cards):
+            raise ValueError("two entries are for the same card")
         return self

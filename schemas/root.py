@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from schemas.envelope import TrustedKey
 from schemas.errors import SchemaError
-from schemas.names import SERVER, DigestHex, Name
+from schemas.names import SERVER, DigestHex, Name, PointHex
 from schemas.statement import payload_type
 from schemas.suites import SuiteName, keyid, suite
 
@@ -25,7 +25,7 @@ class Root(BaseModel):
     site: Name
     version: int = Field(ge=1)
     suite: SuiteName
-    keys: dict[DigestHex, str] = Field(description="keyid -> 65-byte public point in hex")
+    keys: dict[DigestHex, PointHex] = Field(description="keyid -> 65-byte public point in hex")
     roles: dict[str, list[DigestHex]] = Field(description="role -> keyids that hold it")
 
     @field_validator("roles")
@@ -35,6 +35,13 @@ class Root(BaseModel):
         if unknown:
             raise ValueError(f"unknown roles: {', '.join(sorted(unknown))}")
         return roles
+
+    @model_validator(mode="after")
+    def _holders_have_keys(self) -> Root:
+        missing = {name for holders in self.roles.values() for name in holders} - set(self.keys)
+        if missing:
+            raise ValueError(f"roles name keys that are not there: {sorted(missing)}")
+        return self
 
     def key_ring(self) -> dict[str, TrustedKey]:
         """What this document lets each key sign.
