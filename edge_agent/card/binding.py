@@ -1,0 +1,227 @@
+"""Bind: give a card the keys of this lock's domain, at the lock, without an issuing machine.
+
+Each step either changes one thing on the card as a whole or nothing, the keys go to the slot that
+is not in use, and the commit record is written last, under a key the card has just proved. So a
+card that is torn away holds the old state or the new one, and binding again finishes the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from edge_agent.card import layout
+from edge_agent.card.apdu import Command, MalformedApdu, Response, StatusWord
+from edge_agent.card.application import (
+    UnlockQuestion,
+    authenticate,
+    external_authenticate,
+    get_challenge,
+    read_info,
+    select_application,
+    select_root,
+)
+from edge_agent.card.layout import FileKind, Info, Right, Slot
+from edge_agent.card.script import Protect, ProtectKey, Script, ask_card, ask_element
+from edge_agent.card.secure_messaging import pad
+from edge_agent.secure_element.port import Purpose
+from schemas.suites import RandomBytes, suite
+
+KEY_SPACE_BYTES = layout.KEY_FILE_RECORDS * layout.KEY_RECORD_BYTES
+APPLICATION_BYTES = KEY_SPACE_BYTES + layout.INFO_BYTES
+
+
+class BindOutcome(StrEnum):
+    """How binding ended, when the card stayed to the end."""
+
+    BOUND = "bound"
+    ALREADY_BOUND = "already_bound"
+    """The card proved the preferred version; nothing was written."""
+    TRANSPORT_KEY_UNKNOWN = "transport_key_unknown"
+    """The list has no transport key for this card."""
+    TRANSPORT_KEY_REFUSED = "transport_key_refused"
+    """The card has another transport key, and now one try fewer."""
+    BLOCKED = "blocked"
+    """The card's transport key has no tries left."""
+    CARD_FULL = "card_full"
+    """No memory, or no file id, is left for another application."""
+    NOT_OUR_CARD = "not_our_card"
+    """It does not behave as a card of this kind does."""
+    NOT_PROVED = "not_proved"
+    """It took the keys but could not prove them: nothing was committed."""
+
+
+@dataclass(frozen=True)
+class BindResult:
+    """The card and how binding it ended; `card_id` is None if it named no serial."""
+
+    card_id: str | None
+    outcome: BindOutcome
+
+
+class _Ended(Exception):
+    def __init__(self, outcome: BindOutcome) -> None:
+        super().__init__(outcome.value)
+        self.outcome = outcome
+
+
+def bind(
+    question: UnlockQuestion, transport_keys: Mapping[str, bytes], random: RandomBytes
+) -> Script[BindResult]:
+    """Bind the card in the field in the question's domain, with its preferred key version.
+
+    `transport_keys` are 16 bytes each, by card id. Raises ElementUnavailable.
+    """
+    card_id: bytes | None = None
+    try:
+        card_id = yield from select_root()
+        if card_id is None:
+            raise _Ended(BindOutcome.NOT_OUR_CARD)
+        outcome = yield from _bind(card_id, question, transport_keys.get(card_id.hex()), random)
+    except MalformedApdu:
+        outcome = BindOutcome.NOT_OUR_CARD
+    except _Ended as end:
+        outcome = end.outcome
+    return BindResult(None if card_id is None else card_id.hex(), outcome)
+
+
+def _bind(
+    card_id: bytes, question: UnlockQuestion, transport_key: bytes | None, random: RandomBytes
+) -> Script[BindOutcome]:
+    info: Info | None = None
+    exists = (yield from select_application(question.aid)) is not None
+    if exists:
+        info = yield from read_info()
+        if info is not None and (yield from _is_bound(card_id, question, info, random)):
+            return BindOutcome.ALREADY_BOUND
+    if transport_key is None:
+        return BindOutcome.TRANSPORT_KEY_UNKNOWN
+    yield from _open_with_transport_key(question, transport_key)
+    if not exists:
+        yield from _create_application(question.aid)
+    if (yield from select_application(question.aid)) != card_id:
+        return BindOutcome.NOT_OUR_CARD
+    yield from _create(FileKind.KEYS, 0, KEY_SPACE_BYTES)
+    yield from _create(
+        FileKind.BINARY,
+        layout.INFO_SFI,
+        layout.INFO_BYTES,
+        bytes((Right.ALWAYS, Right.MAINTAIN)),
+    )
+    slot = Slot.A if info is None else info.preferred.other
+    for purpose in Purpose:
+        yield from _write_key(card_id, question, slot, purpose, transport_key)
+    proved, _ = yield from authenticate(
+        card_id, slot, question.key_version, random, admit_first=True
+    )
+    if not proved:
+        return BindOutcome.NOT_PROVED
+    yield from _commit(card_id, question, slot)
+    return BindOutcome.BOUND
+
+
+def _is_bound(
+    card_id: bytes, question: UnlockQuestion, info: Info, random: RandomBytes
+) -> Script[bool]:
+    version = question.key_version
+    if info.suite != question.suite or info.versions[info.preferred] != version:
+        return False
+    proved, _ = yield from authenticate(card_id, info.preferred, version, random, admit_first=True)
+    return proved
+
+
+def _open_with_transport_key(question: UnlockQuestion, transport_key: bytes) -> Script[None]:
+    """Prove the transport key to the MF.
+
+    The card's challenge is 8 bytes and we fill the block: so a false card can't choose whole blocks
+    for us to encipher, of which it could make the CMAC that protects the keys (docs/card.md).
+    """
+    yield from select_root()
+    challenge = yield from get_challenge(layout.TRANSPORT_CHALLENGE_BYTES)
+    if challenge is None:
+        raise _Ended(BindOutcome.NOT_OUR_CARD)
+    cryptogram = suite(question.suite).encrypt_block(transport_key, pad(challenge))
+    verdict = yield from external_authenticate(layout.TRANSPORT_KEY, cryptogram)
+    match verdict.status:
+        case StatusWord.OK:
+            return
+        case StatusWord.WRONG:
+            raise _Ended(BindOutcome.TRANSPORT_KEY_REFUSED)
+        case StatusWord.BLOCKED:
+            raise _Ended(BindOutcome.BLOCKED)
+    raise _Ended(BindOutcome.NOT_OUR_CARD)
+
+
+def _create_application(aid: bytes) -> Script[None]:
+    """Create the ADF under the first file id that is free."""
+    rights = bytes((Right.TRANSPORT, Right.TRANSPORT))
+    for file_id in layout.ADF_IDS:
+        created = yield from _create(FileKind.APPLICATION, file_id, APPLICATION_BYTES, rights + aid)
+        if created.ok:
+            return
+    raise _Ended(BindOutcome.CARD_FULL)
+
+
+def _create(kind: FileKind, file_id: int, size: int, rest: bytes = b"") -> Script[Response]:
+    """CREATE FILE. One that is there already is left over from a tear, and as good."""
+    data = bytes((kind,)) + size.to_bytes(2) + rest
+    command = Command(layout.CLA_COS, layout.CREATE_FILE, file_id >> 8, file_id & 0xFF, data)
+    created = yield from ask_card(command)
+    if not (created.ok or created.status is StatusWord.FILE_EXISTS):
+        raise _Ended(_refusal(created))
+    return created
+
+
+def _write_key(
+    card_id: bytes,
+    question: UnlockQuestion,
+    slot: Slot,
+    purpose: Purpose,
+    transport_key: bytes,
+) -> Script[None]:
+    command = Command(layout.CLA_COS_SECURE, layout.WRITE_KEY, 0x01, slot.key(purpose))
+    use = Right.ADMIT if question.mutual and purpose is Purpose.AUTH else Right.ALWAYS
+    version = question.key_version
+    body = yield from ask_element(
+        ProtectKey(
+            card_id,
+            version,
+            purpose,
+            layout.key_header(purpose, version, use=use),
+            command.header,
+            (yield from _challenge()),
+            transport_key,
+        )
+    )
+    yield from _send_protected(command, body)
+
+
+def _commit(card_id: bytes, question: UnlockQuestion, slot: Slot) -> Script[None]:
+    """Write the info record, as a whole: from here on the card is bound."""
+    version = question.key_version
+    info = Info(question.suite, {slot: version}, slot, question.mutual)
+    command = Command(layout.CLA_SECURE, layout.UPDATE_BINARY, 0x80 | layout.INFO_SFI, 0x00)
+    body = yield from ask_element(
+        Protect(card_id, version, info.encode(), command.header, (yield from _challenge()))
+    )
+    yield from _send_protected(command, body)
+
+
+def _challenge() -> Script[bytes]:
+    challenge = yield from get_challenge(layout.CHALLENGE_BYTES)
+    if challenge is None:
+        raise _Ended(BindOutcome.NOT_OUR_CARD)
+    return challenge
+
+
+def _send_protected(command: Command, body: bytes) -> Script[None]:
+    answer = yield from ask_card(Command(command.cla, command.ins, command.p1, command.p2, body))
+    if not answer.ok:
+        raise _Ended(_refusal(answer))
+
+
+def _refusal(response: Response) -> BindOutcome:
+    if response.status is StatusWord.MEMORY_FULL:
+        return BindOutcome.CARD_FULL
+    return BindOutcome.NOT_OUR_CARD
