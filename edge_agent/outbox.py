@@ -1,0 +1,391 @@
+"""The durable store of events that the server has not acknowledged yet, as one hash chain.
+
+`append` returns once the line is committed to disk. A line is deleted only when a signed
+acknowledgement covers it. A full store keeps the oldest lines, counts what it must drop, and says
+so in an `agent.events_lost` line, as the first thing once there is room again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+
+from pydantic import BaseModel
+from sqlite_utils import Database
+
+from edge_agent.clock import Clock
+from edge_agent.database import DatabaseThread
+from schemas.chain import GENESIS, Digest, Head, compose_line
+from schemas.events import BufferHigh, EventsLost, event_type
+from schemas.suites import RandomBytes
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+CAPACITY = 200_000
+HIGH = 0.9
+HIGH_OVER = 0.8
+"""Below this share the next `agent.buffer_high` may come."""
+
+Why = Literal["buffer_full", "storage_error"]
+
+
+class OutboxFailed(Exception):
+    """The event could not be stored; it is counted and will be declared as lost."""
+
+
+class AcknowledgementMismatch(Exception):
+    """The server acknowledged lines that this store does not hold; nothing was deleted."""
+
+
+@dataclass(frozen=True)
+class StoredLine:
+    """A committed event."""
+
+    id: str
+    sequence: int
+    line: bytes
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Events that were not stored."""
+
+    count: int
+    first: str
+    last: str
+    why: Why
+
+
+@dataclass(frozen=True)
+class OutboxState:
+    """Where the store stands: its chain's head, and the last line the server has."""
+
+    head: Head
+    acknowledged: int = 0
+    lost: Loss | None = None
+    warned: bool = False
+    server_time: datetime | None = None
+    """When the server signed its newest acknowledgement: it can't be earlier than that now."""
+
+    @property
+    def waiting(self) -> int:
+        """How many lines are not acknowledged."""
+        return self.head.sequence - self.acknowledged
+
+
+class Outbox:
+    """One agent's chain. Open it with `open`; one process at a time."""
+
+    def __init__(
+        self,
+        thread: DatabaseThread,
+        state: OutboxState,
+        *,
+        digest: Digest,
+        source: str,
+        clock: Clock,
+        capacity: int,
+    ) -> None:
+        self._thread = thread
+        self._state = state
+        self._digest = digest
+        self._source = source
+        self._clock = clock
+        self._capacity = capacity
+        self._changed = asyncio.Event()
+        self._begun = False
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        *,
+        digest: Digest,
+        source: str,
+        clock: Clock,
+        random: RandomBytes,
+        capacity: int = CAPACITY,
+    ) -> Outbox:
+        """The store at `path`; a new one gets a chain id from `random`."""
+        thread = DatabaseThread(path, "outbox")
+        try:
+            state = await thread.run(_open, random)
+        except BaseException:
+            await thread.close()
+            raise
+        return cls(thread, state, digest=digest, source=source, clock=clock, capacity=capacity)
+
+    @property
+    def state(self) -> OutboxState:
+        """The state after the last commit."""
+        return self._state
+
+    async def append(self, name: str, subject: str, data: BaseModel, time: datetime) -> StoredLine:
+        """Store the event `name` of `subject`, and return when it is on disk.
+
+        The line is written even if the caller is cancelled. Raises OutboxFailed if the disk fails
+        or the store is full.
+        """
+        body = data.model_dump(mode="json", exclude_none=False)
+        return await self._run(self._append, name, subject, body, time)
+
+    async def lines_after(self, sequence: int, limit: int, most_bytes: int) -> list[StoredLine]:
+        """The next lines after `sequence`: at most `limit`, and joined at most `most_bytes`."""
+        return await self._thread.run(
+            _lines_after, self._state.head.chain, sequence, limit, most_bytes
+        )
+
+    async def acknowledge(self, chain: str, sequence: int, hash: str, issued: datetime) -> None:
+        """Delete the lines up to `sequence`, if `hash` is that of our own line there.
+
+        What was acknowledged before says nothing new. Raises AcknowledgementMismatch.
+        """
+        await self._run(self._acknowledge, chain, sequence, hash, issued)
+
+    async def changed(self) -> None:
+        """Wait until lines came or went since the last call. For one waiter: the link."""
+        await self._changed.wait()
+        self._changed.clear()
+
+    async def begin(self) -> Literal["first_start", "start", "restart_after_kill"]:
+        """How the last run ended, marking this one as running until `close`."""
+        self._begun = True
+        return await self._thread.run(_begin)
+
+    async def close(self) -> None:
+        """Finish what is queued, and mark a clean end of what `begin` began."""
+        try:
+            if self._begun:
+                await self._thread.run(_end)
+        finally:
+            await self._thread.close()
+
+    async def _run(
+        self, function: Callable[Concatenate[Database, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        loop = asyncio.get_running_loop()
+        future = self._thread.submit(function, *args, **kwargs)
+        future.add_done_callback(lambda _: _tell(loop, self._changed))
+        return await asyncio.shield(asyncio.wrap_future(future))
+
+    # What follows runs on the outbox thread.
+
+    def _append(
+        self, database: Database, name: str, subject: str, body: dict[str, Any], time: datetime
+    ) -> StoredLine:
+        if self._state.waiting + (2 if self._state.lost else 1) > self._capacity:
+            self._count_loss(time, "buffer_full")
+            self._keep_loss(database)
+            raise OutboxFailed(
+                f"the event store holds {self._state.waiting} events that the server has not"
+                f" acknowledged, its capacity; {name} is dropped. Restore the connection"
+            )
+        writer = _Writer(self._state, self._digest, self._source)
+        try:
+            with database.atomic():
+                self._declare_loss(database, writer)
+                stored = writer.write(database, name, subject, body, time)
+                self._warn(database, writer)
+                _save(database, writer.state)
+        except sqlite3.Error as error:
+            self._count_loss(time, "storage_error")
+            raise OutboxFailed(
+                f"{name} could not be stored: {error}. Check the disk of the state directory"
+            ) from error
+        self._state = writer.state
+        return stored
+
+    def _declare_loss(self, database: Database, writer: _Writer) -> None:
+        lost = writer.state.lost
+        if lost is None:
+            return
+        data = EventsLost(
+            clock=self._clock.status(),
+            count=lost.count,
+            lost_from=datetime.fromisoformat(lost.first),
+            lost_until=datetime.fromisoformat(lost.last),
+            why=lost.why,
+        )
+        self._about_agent(database, writer, "agent.events_lost", data)
+        writer.state = replace(writer.state, lost=None)
+
+    def _warn(self, database: Database, writer: _Writer) -> None:
+        waiting, warned = writer.state.waiting, writer.state.warned
+        if not warned and HIGH * self._capacity <= waiting < self._capacity:
+            data = BufferHigh(clock=self._clock.status(), stored=waiting, capacity=self._capacity)
+            self._about_agent(database, writer, "agent.buffer_high", data)
+            writer.state = replace(writer.state, warned=True)
+        elif warned and waiting < HIGH_OVER * self._capacity:
+            writer.state = replace(writer.state, warned=False)
+
+    def _about_agent(self, database: Database, writer: _Writer, name: str, data: BaseModel) -> None:
+        subject = "agent/" + self._source.rpartition("/")[2]
+        writer.write(database, name, subject, data.model_dump(mode="json"), self._clock.now())
+
+    def _count_loss(self, time: datetime, why: Why) -> None:
+        """In memory at least: a disk that fails can't be told either."""
+        lost, stamp = self._state.lost, time.isoformat()
+        if lost is None:
+            lost = Loss(0, stamp, stamp, why)
+        self._state = replace(self._state, lost=replace(lost, count=lost.count + 1, last=stamp))
+
+    def _keep_loss(self, database: Database) -> None:
+        try:
+            with database.atomic():
+                _save(database, self._state)
+        except sqlite3.Error as error:
+            raise OutboxFailed(f"the loss of an event could not be recorded: {error}") from error
+
+    def _acknowledge(
+        self, database: Database, chain: str, sequence: int, hash: str, issued: datetime
+    ) -> None:
+        state = self._state
+        if chain != state.head.chain:
+            raise AcknowledgementMismatch(f"acknowledged chain {chain}, ours is {state.head.chain}")
+        if sequence <= state.acknowledged:
+            return
+        row = database.execute("SELECT line FROM lines WHERE sequence = ?", [sequence]).fetchone()
+        if row is None:
+            raise AcknowledgementMismatch(
+                f"acknowledged line {sequence}, our last is {state.head.sequence}:"
+                " was the state directory restored from a backup?"
+            )
+        if self._digest(row[0]).hex() != hash:
+            raise AcknowledgementMismatch(f"the server holds another line {sequence} than ours")
+        server_time = issued if state.server_time is None else max(issued, state.server_time)
+        acknowledged = replace(state, acknowledged=sequence, server_time=server_time)
+        with database.atomic():
+            database.execute("DELETE FROM lines WHERE sequence <= ?", [sequence])
+            _save(database, acknowledged)
+        self._state = acknowledged
+
+
+class _Writer:
+    """Extends a chain inside one transaction; its state counts only if that commits."""
+
+    def __init__(self, state: OutboxState, digest: Digest, source: str) -> None:
+        self.state = state
+        self._digest = digest
+        self._source = source
+
+    def write(
+        self, database: Database, name: str, subject: str, body: dict[str, Any], time: datetime
+    ) -> StoredLine:
+        line, head = compose_line(
+            self.state.head,
+            self._digest,
+            source=self._source,
+            type=event_type(name),
+            subject=subject,
+            time=time,
+            data=body,
+        )
+        database.execute("INSERT INTO lines VALUES (?, ?)", [head.sequence, line])
+        self.state = replace(self.state, head=head)
+        return StoredLine(f"{head.chain}-{head.sequence}", head.sequence, line)
+
+
+def _open(database: Database, random: RandomBytes) -> OutboxState:
+    with database.atomic():
+        database.table("lines").create(
+            {"sequence": int, "line": bytes}, pk="sequence", if_not_exists=True
+        )
+        database.table("chain").create(
+            {
+                "id": int,
+                "chain": str,
+                "sequence": int,
+                "hash": str,
+                "acknowledged": int,
+                "warned": int,
+                "lost": int,
+                "lost_from": str,
+                "lost_until": str,
+                "why": str,
+                "server_time": str,
+                "running": int,
+            },
+            pk="id",
+            if_not_exists=True,
+        )
+        database.execute(
+            "INSERT OR IGNORE INTO chain (id, chain, sequence, hash, acknowledged, warned, lost)"
+            " VALUES (1, ?, 0, ?, 0, 0, 0)",
+            [random(8).hex(), GENESIS],
+        )
+    return read_state(database)
+
+
+def read_state(database: Database) -> OutboxState:
+    """The state as it is on disk; another process may read it while the agent runs."""
+    (chain, sequence, digest, acknowledged, warned, lost, first, last, why, server_time) = (
+        database.execute(
+            "SELECT chain, sequence, hash, acknowledged, warned, lost, lost_from, lost_until, why,"
+            " server_time FROM chain"
+        ).fetchone()
+    )
+    return OutboxState(
+        Head(chain, sequence, digest),
+        acknowledged,
+        Loss(lost, first, last, why) if lost else None,
+        bool(warned),
+        datetime.fromisoformat(server_time) if server_time else None,
+    )
+
+
+def _save(database: Database, state: OutboxState) -> None:
+    lost = state.lost or Loss(0, "", "", "buffer_full")
+    database.execute(
+        "UPDATE chain SET sequence = ?, hash = ?, acknowledged = ?, warned = ?,"
+        " lost = ?, lost_from = ?, lost_until = ?, why = ?, server_time = ?",
+        [
+            state.head.sequence,
+            state.head.hash,
+            state.acknowledged,
+            int(state.warned),
+            lost.count,
+            lost.first,
+            lost.last,
+            lost.why,
+            state.server_time.isoformat() if state.server_time else "",
+        ],
+    )
+
+
+def _lines_after(
+    database: Database, chain: str, sequence: int, limit: int, most_bytes: int
+) -> list[StoredLine]:
+    found: list[StoredLine] = []
+    size = 0
+    for number, line in database.execute(
+        "SELECT sequence, line FROM lines WHERE sequence > ? ORDER BY sequence LIMIT ?",
+        [sequence, limit],
+    ):
+        size += len(line) + 1
+        if found and size > most_bytes:
+            break
+        found.append(StoredLine(f"{chain}-{number}", number, line))
+    return found
+
+
+def _begin(database: Database) -> Literal["first_start", "start", "restart_after_kill"]:
+    (running,) = database.execute("SELECT running FROM chain").fetchone()
+    database.execute("UPDATE chain SET running = 1")
+    if running is None:
+        return "first_start"
+    return "restart_after_kill" if running else "start"
+
+
+def _end(database: Database) -> None:
+    database.execute("UPDATE chain SET running = 0")
+
+
+def _tell(loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(changed.set)
