@@ -70,6 +70,12 @@ class Child:
         if self.process is not None:
             await _stop(self.process)
 
+    async def kill(self) -> None:
+        """SIGKILL, as a power cut would: for fault tests."""
+        assert self.process is not None
+        self.process.kill()
+        await self.process.wait()
+
     def check(self) -> None:
         """Raise ProcessFailed if the process is no longer running."""
         if self.process is not None and self.process.returncode is not None:

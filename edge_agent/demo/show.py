@@ -91,7 +91,7 @@ async def _perform(
                     building.doorway(door), building.cards, guests, random, tally, pause_s=pause_s
                 )
             )
-    recorded = await _settled(building)
+    recorded = await settled(building)
     if not leave:
         await asyncio.Event().wait()  # until Ctrl-C
     return recorded
@@ -110,8 +110,8 @@ async def _keep_checking(building: Building) -> None:
         await asyncio.sleep(CHECK_S)
 
 
-async def _settled(building: Building) -> dict[str, tuple[str, int]]:
-    """Source -> (chain, last sequence) once every agent's events are acknowledged and it is quiet."""
+async def settled(building: Building) -> dict[str, tuple[str, int]]:
+    """Source -> (chain, last sequence), once all is acknowledged and nothing more happens."""
     before: list[dict[str, Any]] = []
     try:
         async with asyncio.timeout(SETTLE_S):

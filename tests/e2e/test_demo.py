@@ -1,0 +1,68 @@
+"""The demo as a newcomer runs it, judged by the JSON it prints last."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from edge_agent.demo.processes import command, run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("suite", ["gm", "intl"])
+async def test_the_demo_loses_nothing_and_denies_the_copied_card_every_time(suite: str) -> None:
+    printed = await run(
+        command(
+            *("ostiary-demo", "--suite", suite, "--doors", "2", "--taps", "30"),
+            *("--pause", "0.1", "--port", "0", "--exit", "--json"),
+        )
+    )
+    figures = json.loads(printed.splitlines()[-1])
+    assert figures["suite"] == suite
+    assert figures["taps"] == 30
+    assert figures["granted"] + sum(figures["denied"].values()) == 30
+    assert figures["lost"] == figures["duplicated"] == 0
+    assert figures["events_verified"] == figures["events_committed"] > 30
+    assert figures["copied_card"]["taps"] == figures["copied_card"]["denied"] > 0
+    for reason in ("unknown_card", "card_auth_failed", "card_revoked", "outside_schedule"):
+        assert figures["denied"][reason] > 0
+    assert figures["tap_to_strike_ms"]["p99"] > 0
+    assert figures["event_to_commit_ms"]["p99"] > 0
+
+
+async def test_ctrl_c_ends_the_demo_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    process = await asyncio.create_subprocess_exec(
+        *command("ostiary-demo", "--doors", "1", "--port", "0", "--pause", "0.1"),
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(folder)},
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    while b"Live page" not in await process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    rest = await process.stderr.read()
+    assert await process.wait() == 0
+    assert b"Nothing is left running" in rest
+    assert not list(folder.iterdir())
+    assert not _processes_naming(str(folder))
+
+
+def _processes_naming(text: str) -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if any(text in word for word in words):
+            found.append(" ".join(words))
+    return found

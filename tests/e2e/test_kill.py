@@ -1,0 +1,132 @@
+"""kill -9 of every part while people tap: nothing recorded is lost, nothing is stored twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+from collections.abc import AsyncIterator
+from itertools import cycle
+from pathlib import Path
+
+import httpx
+import pytest
+
+from edge_agent.demo import figures
+from edge_agent.demo.building import BrokerKind, Building
+from edge_agent.demo.processes import ProcessFailed, command, run
+from edge_agent.demo.show import settled
+from schemas.suites import SuiteName
+from tests.system import require_program
+
+pytestmark = [pytest.mark.slow, pytest.mark.system]
+
+ROUNDS = 2
+DOORS = ["front", "office"]
+PEOPLE = ("alice", "bob", "mallory", "stranger")
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, suite: SuiteName, broker: BrokerKind) -> AsyncIterator[Building]:
+    building = Building(folder, suite, DOORS, broker)
+    try:
+        await building.set_up()
+        await building.start()
+        yield building
+    finally:
+        await building.stop()
+
+
+async def tap_on_and_on(building: Building, door: str) -> None:
+    """People who do not care that an agent has just died: they try again."""
+    people = cycle(PEOPLE)
+    while True:
+        try:
+            async with building.doorway(door) as doorway:
+                while True:
+                    await doorway.tap(building.cards[next(people)])
+        except (OSError, EOFError):
+            await asyncio.sleep(0.1)
+
+
+async def stored(building: Building) -> int:
+    """Events at the server; -1 while it is down."""
+    try:
+        async with httpx.AsyncClient(base_url=building.url, trust_env=False) as client:
+            return len(await figures.all_events(client))
+    except httpx.HTTPError:
+        return -1
+
+
+async def more_events(building: Building) -> None:
+    """Return once events have arrived that were not there when this was called."""
+    before = await stored(building)
+    async with asyncio.timeout(60):
+        while await stored(building) <= before:
+            await asyncio.sleep(0.2)
+
+
+async def kill_and_restart(building: Building, name: str) -> None:
+    await building.children[name].kill()
+    match name:
+        case "broker":
+            await building.start_broker()
+        case "server":
+            await building.start_server()
+        case door:
+            await building.start_agent(door)
+
+
+@pytest.mark.parametrize(("suite", "broker"), [("gm", "mosquitto"), ("intl", "builtin")])
+async def test_every_recorded_event_is_stored_once_though_each_part_is_killed(
+    suite: SuiteName, broker: BrokerKind, tmp_path: Path
+) -> None:
+    if broker == "mosquitto":
+        require_program("mosquitto", "mosquitto")
+    async with running(tmp_path, suite, broker) as building:
+        people = [asyncio.create_task(tap_on_and_on(building, door)) for door in DOORS]
+        try:
+            await more_events(building)
+            for _ in range(ROUNDS):
+                for victim in (*DOORS, "server", "broker"):
+                    await kill_and_restart(building, victim)
+                    await more_events(building)
+        finally:
+            for person in people:
+                person.cancel()
+            await asyncio.gather(*people, return_exceptions=True)
+        recorded = await settled(building)
+        async with httpx.AsyncClient(base_url=building.url, trust_env=False) as client:
+            events = await figures.all_events(client)
+        assert figures.missing(events, recorded) == 0
+        assert figures.duplicates(events) == 0
+        of_agents = [event for event in events if "/agents/" in event["source"]]
+        assert len(of_agents) == sum(last for _, last in recorded.values())
+        assert not figures.count(events, "alarm.raised")
+
+    verify = command("ostiary", "events", "verify", "--json", "--site-dir", building.site)
+    verdict = json.loads(await run(verify))
+    assert verdict["verified"] == len(events)
+
+    await one_changed_byte_is_found(building, verify, events[len(events) // 2])
+
+
+async def one_changed_byte_is_found(
+    building: Building, verify: list[str], victim: figures.Event
+) -> None:
+    """The store's file is changed behind the server's back; the place is named."""
+    chain, sequence = victim["chain"], int(victim["sequence"])
+    with contextlib.closing(sqlite3.connect(building.site / "ostiary.db")) as database, database:
+        (line,) = database.execute(
+            "select line from events where chain = ? and sequence = ?", [chain, sequence]
+        ).fetchone()
+        changed = bytes([*line[:-3], line[-3] ^ 1, *line[-2:]])
+        database.execute(
+            "update events set line = ? where chain = ? and sequence = ?",
+            [changed, chain, sequence],
+        )
+    with pytest.raises(ProcessFailed) as failure:
+        await run(verify)
+    assert chain in str(failure.value)
+    assert str(sequence) in str(failure.value)
