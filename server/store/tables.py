@@ -48,7 +48,7 @@ events = Table(
     Column("chain", String(16), nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("line", LargeBinary, nullable=False),
-    Column("type", String(100), nullable=False),
+    Column("type", String(150), nullable=False),
     Column("subject", String(90), nullable=False),
     Column("time_us", BigInteger, nullable=False),
     Column("recorded_us", BigInteger, nullable=False),
@@ -85,6 +85,6 @@ doors = Table(
 meta = Table(
     "meta",
     metadata,
-    Column("key", String(40), primary_key=True),
+    Column("key", String(100), primary_key=True),
     Column("value", String(200), nullable=False),
 )

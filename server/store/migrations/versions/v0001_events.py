@@ -30,7 +30,7 @@ def upgrade() -> None:
         sa.Column("chain", sa.String(16), nullable=False),
         sa.Column("sequence", sa.BigInteger, nullable=False),
         sa.Column("line", sa.LargeBinary, nullable=False),
-        sa.Column("type", sa.String(100), nullable=False),
+        sa.Column("type", sa.String(150), nullable=False),
         sa.Column("subject", sa.String(90), nullable=False),
         sa.Column("time_us", sa.BigInteger, nullable=False),
         sa.Column("recorded_us", sa.BigInteger, nullable=False),
@@ -64,7 +64,7 @@ def upgrade() -> None:
     )
     meta = op.create_table(
         "meta",
-        sa.Column("key", sa.String(40), nullable=False),
+        sa.Column("key", sa.String(100), nullable=False),
         sa.Column("value", sa.String(200), nullable=False),
         sa.PrimaryKeyConstraint("key", name="pk_meta"),
     )

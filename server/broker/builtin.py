@@ -1,0 +1,93 @@
+"""A broker of our own, on loopback: for a house, a demo and tests. mosquitto or a cluster beyond.
+
+It is as untrusted as any: that only the server may publish on `down/` keeps neighbours on this
+machine from making noise, and nothing rests on it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from amqtt.broker import Broker
+from amqtt.contexts import Action, BrokerConfig, ListenerConfig
+from amqtt.errors import AMQTTError
+from amqtt.plugins.base import BaseTopicPlugin
+from amqtt.session import Session
+
+from server.broker.link import CLIENT_ID
+
+LOOPBACK = "127.0.0.1"
+
+
+class BrokerUnavailable(Exception):
+    """The built-in broker could not start."""
+
+
+class TopicRules(BaseTopicPlugin):  # type: ignore[misc]  # amqtt is untyped
+    """Only the server may publish on `ostiary/<site>/down/...`."""
+
+    @dataclass
+    class Config:
+        """`server` is the one client id that may publish downwards."""
+
+        server: str = CLIENT_ID
+
+    async def topic_filtering(
+        self,
+        *,
+        session: Session | None = None,
+        topic: str | None = None,
+        action: Action | None = None,
+    ) -> bool:
+        """Whether `session` may do `action` on `topic`."""
+        if action is not Action.PUBLISH or topic is None:
+            return True
+        levels = topic.split("/")
+        downward = len(levels) > 2 and levels[0] == "ostiary" and levels[2] == "down"
+        return not downward or (session is not None and session.client_id == self.config.server)
+
+
+@asynccontextmanager
+async def builtin_broker(port: int, server: str = CLIENT_ID) -> AsyncIterator[int]:
+    """A broker on 127.0.0.1 while the context lasts; gives its port (0 asks for a free one).
+
+    `server` is the client id that may publish on `down/`. amqtt drops an older session of the same
+    id before it asks who is there, so in one process with the server it is a fresh random name.
+
+    Raises BrokerUnavailable.
+    """
+    _quiet()
+    config = BrokerConfig(
+        listeners={"default": ListenerConfig(bind=f"{LOOPBACK}:{port}", max_connections=10_000)},
+        plugins={
+            # sessions then keep nothing for absent clients: agents keep their events themselves
+            "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True},
+            f"{__name__}.TopicRules": {"server": server},
+        },
+    )
+    broker = Broker(config)
+    try:
+        await broker.start()
+    except AMQTTError as error:
+        raise BrokerUnavailable(
+            f"the built-in broker can't listen on {LOOPBACK}:{port}: {error.__cause__ or error}; "
+            "choose another port, or an own broker with --broker mqtt://host:port"
+        ) from error
+    try:
+        yield _port_of(broker)
+    finally:
+        await broker.shutdown()
+
+
+def _port_of(broker: Broker) -> int:
+    instance = broker._servers["default"].instance  # amqtt has no public way to ask
+    return int(instance.sockets[0].getsockname()[1])
+
+
+def _quiet() -> None:
+    """Each packet and each client that went away is logged by amqtt; none is ours to act on."""
+    for name in ("amqtt", "transitions"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

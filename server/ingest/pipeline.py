@@ -1,0 +1,207 @@
+"""From messages to committed events: verify, place, commit, and only then show and acknowledge.
+
+Two stages run at once: while one batch is being committed, the next one is being verified. Placing
+happens in the second, one batch after the other, so heads are always those of the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from schemas.envelope import TrustedKey
+from schemas.events import AlarmRaised
+from schemas.names import SERVER
+from schemas.suites import Suite
+from server.clock import Clock, microseconds
+from server.feed.hub import Hub
+from server.ingest.acknowledge import Acknowledger
+from server.ingest.alarms import Alarms
+from server.ingest.heads import Batch, questions
+from server.ingest.intake import Intake, Message
+from server.ingest.journal import Journal
+from server.ingest.metrics import IngestMetrics
+from server.ingest.registry import Registry
+from server.ingest.verify import AlarmKind, Refusal, Verified, verify_message
+from server.store.ledger import Ledger
+
+MAX_BATCH = 512
+MAX_BATCH_BYTES = 2 * 1024 * 1024
+"""Some 3,000 lines: a commit stays well under a second."""
+FIRST_BACKOFF_S = 0.5
+MAX_BACKOFF_S = 30.0
+
+DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, OSError)
+
+log = structlog.get_logger(__name__)
+
+Checked = Sequence[Verified | Refusal]
+
+
+class Pipeline:
+    """Takes from `intake` until it is closed and empty; then everything is committed."""
+
+    def __init__(
+        self,
+        *,
+        site: str,
+        suite: Suite,
+        intake: Intake,
+        registry: Registry,
+        ledger: Ledger,
+        journal: Journal,
+        acknowledger: Acknowledger,
+        hub: Hub,
+        clock: Clock,
+        metrics: IngestMetrics,
+        executor: ThreadPoolExecutor,
+        threads: int,
+    ) -> None:
+        self._site, self._suite, self._intake = site, suite, intake
+        self._registry, self._ledger, self._journal = registry, ledger, journal
+        self._acknowledger, self._hub, self._clock = acknowledger, hub, clock
+        self._metrics, self._executor, self._threads = metrics, executor, threads
+        self._alarms = Alarms()
+        self._unsaid: list[AlarmRaised] = []
+        self._checked: asyncio.Queue[Checked | None] = asyncio.Queue(maxsize=1)
+        self._backoff_s = FIRST_BACKOFF_S
+
+    async def run(self) -> None:
+        """Both stages, until the intake is closed and all of it is committed."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._verify_stage())
+            group.create_task(self._commit_stage())
+
+    def greet(self) -> None:
+        """Tell every known agent where its chain stands: the server has (re)connected."""
+        for agent in self._registry.agents:
+            head = self._ledger.heads.newest(agent)
+            if head is not None:
+                self._acknowledger.resend(agent, head)
+
+    async def _verify_stage(self) -> None:
+        while messages := await self._intake.take(MAX_BATCH, MAX_BATCH_BYTES):
+            self._metrics.queue.set(len(self._intake))
+            await self._checked.put(await self._verify(messages))
+        await self._checked.put(None)
+
+    async def _verify(self, messages: list[Message]) -> Checked:
+        checked = await self._verify_all(messages, self._registry.ring)
+        unknown = [
+            n
+            for n, c in enumerate(checked)
+            if isinstance(c, Refusal) and c.kind is AlarmKind.UNKNOWN_KEY
+        ]
+        if unknown and await self._registry.refresh():  # an agent may have been added just now
+            again = await self._verify_all([messages[n] for n in unknown], self._registry.ring)
+            for n, result in zip(unknown, again, strict=True):
+                checked[n] = result
+        return checked
+
+    async def _verify_all(
+        self, messages: list[Message], ring: Mapping[str, TrustedKey]
+    ) -> list[Verified | Refusal]:
+        loop = asyncio.get_running_loop()
+        share = -(-len(messages) // self._threads)
+        parts = await asyncio.gather(
+            *(
+                loop.run_in_executor(
+                    self._executor, self._verify_some, messages[start : start + share], ring
+                )
+                for start in range(0, len(messages), share)
+            )
+        )
+        return [result for part in parts for result in part]
+
+    def _verify_some(
+        self, messages: list[Message], ring: Mapping[str, TrustedKey]
+    ) -> list[Verified | Refusal]:
+        return [verify_message(m.topic, m.payload, ring, self._site, self._suite) for m in messages]
+
+    async def _commit_stage(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._alarms.due_in(self._clock.monotonic())):
+                    checked = await self._checked.get()
+            except TimeoutError:
+                checked = ()  # repeats of an alarm are to be recorded
+            if checked is None:
+                return
+            try:
+                await self._commit(checked)
+                self._backoff_s = FIRST_BACKOFF_S
+            except DATABASE_ERRORS as error:
+                await self._recover(error, len(checked))
+
+    async def _commit(self, checked: Checked) -> None:
+        ledger, now_s = self._ledger, self._clock.monotonic()
+        messages = [c for c in checked if isinstance(c, Verified)]
+        stored = await ledger.digests(questions(ledger.heads, messages), self._suite)
+        batch = Batch(ledger.heads, stored, now_s)
+        for result in checked:
+            if isinstance(result, Verified):
+                batch.place(result)
+            else:
+                batch.alarms.append(result)
+        now = self._clock.now()
+        alarms = [
+            *self._unsaid,
+            *self._alarms.raise_for(batch.alarms, self._registry.agents, now_s),
+        ]
+        self._unsaid = alarms  # until they are committed
+        rows, heads = batch.rows, batch.heads
+        if alarms:
+            said, head = self._journal.compose(alarms, ledger.heads.newest(SERVER), now)
+            rows, heads = [*rows, *said], {**heads, (SERVER, head.chain): head}
+        if rows:
+            with self._metrics.commit_seconds.time():
+                position = await ledger.commit(rows, heads, microseconds(now))
+            self._hub.committed(position)
+        self._unsaid = []
+        self._acknowledge(batch)
+        self._count(batch)
+        for alarm in alarms:
+            self._metrics.alarms.labels(alarm.kind).inc()
+            log.warning("alarm", kind=alarm.kind, agent=alarm.agent, detail=alarm.detail)
+
+    def _acknowledge(self, batch: Batch) -> None:
+        heads = self._ledger.heads
+        for agent, chain in batch.acknowledge.items():
+            self._acknowledger.committed(agent, heads.of(agent, chain))
+        for agent, chain in batch.resend.items():
+            self._acknowledger.resend(agent, heads.of(agent, chain))
+
+    def _count(self, batch: Batch) -> None:
+        metrics, now = self._metrics, self._clock.now()
+        metrics.committed.inc(len(batch.rows))
+        metrics.duplicates.inc(batch.duplicates)
+        for refusal in batch.alarms:
+            metrics.refused.labels(refusal.kind).inc()
+        for row in batch.rows:
+            if row.signed is not None:
+                metrics.age_seconds.observe((now - row.link.event.time).total_seconds())
+
+    async def _recover(self, error: Exception, messages: int) -> None:
+        """Nothing was acknowledged: agents send it again. Read back what the database has."""
+        while True:
+            self._metrics.commit_failures.inc()
+            log.error(
+                "commit_failed",
+                why=str(error)[:500],
+                messages=messages,
+                retry_s=self._backoff_s,
+                next_step="check disk space and the database; agents keep their events meanwhile",
+            )
+            await asyncio.sleep(self._backoff_s)
+            self._backoff_s = min(self._backoff_s * 2, MAX_BACKOFF_S)
+            try:
+                await self._ledger.load()
+            except DATABASE_ERRORS as again:
+                error = again
+            else:
+                return

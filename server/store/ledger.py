@@ -1,0 +1,161 @@
+"""The one writer of events: heads, door states and rows move together or not at all.
+
+Positions are given out here, not by the database, so that they have no holes, follow the order of
+commit on every database, and are known before the commit. A second writer would collide with them
+and fail: nothing of it would be acknowledged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+
+from sqlalchemy import and_, bindparam, func, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from schemas.chain import Head
+from schemas.suites import Suite
+from server.clock import microseconds
+from server.ingest.doors import DoorState, project
+from server.ingest.heads import ChainKey, Heads, Row
+from server.store.tables import chains, doors, events
+
+_QUESTIONS_AT_ONCE = 250
+"""Bound parameters a statement may have are limited; three are needed for each."""
+
+_MOVE_CHAIN = (
+    update(chains)
+    .where(and_(chains.c.source == bindparam("of_source"), chains.c.chain == bindparam("of_chain")))
+    .values(sequence=bindparam("to_sequence"), hash=bindparam("to_hash"))
+)
+_CHANGE_DOOR = (
+    update(doors)
+    .where(doors.c.door == bindparam("of_door"))
+    .values({c: bindparam(f"to_{c.name}") for c in doors.c if c.name != "door"})
+)
+
+
+class Ledger:
+    """What is committed, as one process holds it; `load` before anything else."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self.heads = Heads(())
+        self.doors: dict[str, DoorState] = {}
+        self.position = 0
+
+    async def load(self) -> None:
+        """Read heads, doors and the last position; also the way back after a failed commit."""
+        async with self._engine.connect() as connection:
+            known = await connection.execute(
+                select(chains.c.source, chains.c.chain, chains.c.sequence, chains.c.hash).order_by(
+                    chains.c.first_seen_us
+                )
+            )
+            self.heads = Heads((source, Head(*head)) for source, *head in known)
+            rows = await connection.execute(select(doors))
+            self.doors = {row.door: DoorState(*row) for row in rows}
+            self.position = await connection.scalar(select(func.max(events.c.position))) or 0
+
+    async def digests(
+        self, questions: Collection[tuple[str, str, int]], suite: Suite
+    ) -> dict[tuple[str, str, int], str]:
+        """The digests of stored lines, computed from the very bytes."""
+        asked = list(questions)
+        found: dict[tuple[str, str, int], str] = {}
+        if not asked:
+            return found
+        key = tuple_(events.c.source, events.c.chain, events.c.sequence)
+        async with self._engine.connect() as connection:
+            for start in range(0, len(asked), _QUESTIONS_AT_ONCE):
+                some = asked[start : start + _QUESTIONS_AT_ONCE]
+                rows = await connection.execute(
+                    select(events.c.source, events.c.chain, events.c.sequence, events.c.line).where(
+                        key.in_(some)
+                    )
+                )
+                for source, chain, sequence, line in rows:
+                    found[source, chain, sequence] = suite.digest(line).hex()
+        return found
+
+    async def commit(
+        self, rows: Sequence[Row], heads: Mapping[ChainKey, Head], recorded_us: int
+    ) -> int:
+        """Store `rows`, move `heads` and doors, durably, in one transaction; the last position.
+
+        If it raises, nothing is stored and nothing here has moved.
+        """
+        changed: dict[str, DoorState] = {}
+        state = dict(self.doors)
+        values = []
+        for position, row in enumerate(rows, self.position + 1):
+            values.append(_values(row, position, recorded_us))
+            for door in project(state, row.source, row.link.event, position):
+                changed[door.door] = state[door.door] = door
+        async with self._engine.begin() as connection:
+            if values:
+                await connection.execute(insert(events), values)
+            await self._move_chains(connection, heads, recorded_us)
+            await self._change_doors(connection, changed)
+        for (source, _), head in heads.items():
+            self.heads.moved(source, head)
+        self.doors.update(changed)
+        self.position += len(rows)
+        return self.position
+
+    async def _move_chains(
+        self, connection: AsyncConnection, heads: Mapping[ChainKey, Head], now_us: int
+    ) -> None:
+        new, moved = [], []
+        for n, ((source, chain), head) in enumerate(heads.items()):
+            if self.heads.of(source, chain).sequence:
+                moved.append(
+                    {
+                        "of_source": source,
+                        "of_chain": chain,
+                        "to_sequence": head.sequence,
+                        "to_hash": head.hash,
+                    }
+                )
+            else:
+                # chains that begin in one commit keep their order: `load` sorts by this
+                first_seen_us = now_us + n
+                new.append(
+                    {"source": source, "first_seen_us": first_seen_us, **asdict(head)},
+                )
+        if new:
+            await connection.execute(insert(chains), new)
+        if moved:
+            await connection.execute(_MOVE_CHAIN, moved)
+
+    async def _change_doors(
+        self, connection: AsyncConnection, changed: Mapping[str, DoorState]
+    ) -> None:
+        new = [asdict(d) for name, d in changed.items() if name not in self.doors]
+        known = [d for name, d in changed.items() if name in self.doors]
+        if new:
+            await connection.execute(insert(doors), new)
+        if known:
+            values = [
+                {f"{'of' if k == 'door' else 'to'}_{k}": v for k, v in asdict(d).items()}
+                for d in known
+            ]
+            await connection.execute(_CHANGE_DOOR, values)
+
+
+def _values(row: Row, position: int, recorded_us: int) -> dict[str, object]:
+    event, signed = row.link.event, row.signed
+    return {
+        "position": position,
+        "source": row.source,
+        "chain": event.chain,
+        "sequence": event.number,
+        "line": row.link.line,
+        "type": event.type,
+        "subject": event.subject,
+        "time_us": microseconds(event.time),
+        "recorded_us": recorded_us,
+        "signed_from": signed and signed.first,
+        "keyid": signed and signed.keyid,
+        "signature": signed and signed.signature,
+    }
