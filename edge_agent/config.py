@@ -1,0 +1,167 @@
+"""The agent's configuration: a TOML file, with OSTIARY_AGENT_* environment variables over it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edge_agent.outbox import CAPACITY
+from schemas.names import AgentId, Name
+
+ENVIRONMENT_PREFIX = "OSTIARY_AGENT_"
+NOT_SETTINGS = {"CONFIG"}
+"""Variables of the same prefix that the command line reads."""
+
+
+class ConfigError(Exception):
+    """The configuration can't be used; the message names file, key and what to do."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Broker(_Section):
+    """Where the MQTT broker listens."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=1883, ge=1, le=65535)
+
+
+class VirtualIo(_Section):
+    """A door without hardware, moved through the doorway socket."""
+
+    kind: Literal["virtual"]
+
+
+class GpioIo(_Section):
+    """A door on GPIO lines; the numbers are offsets on `chip`."""
+
+    kind: Literal["gpio"]
+    chip: str = "/dev/gpiochip0"
+    strike: int = Field(ge=0)
+    contact: int | None = Field(default=None, ge=0)
+    rex: int | None = Field(default=None, ge=0)
+    contact_open_high: bool = True
+    debounce_ms: int = Field(default=20, ge=0, le=1000)
+
+
+class VirtualReaderConfig(_Section):
+    """A reader without hardware: cards come through the doorway socket."""
+
+    kind: Literal["virtual"]
+    direction: Literal["in", "out"] = "in"
+
+
+class PcscReaderConfig(_Section):
+    """A PC/SC reader whose name contains `name`."""
+
+    kind: Literal["pcsc"]
+    name: str = Field(min_length=1)
+    direction: Literal["in", "out"] = "in"
+
+
+DoorIoConfig = Annotated[VirtualIo | GpioIo, Field(discriminator="kind")]
+ReaderConfig = Annotated[VirtualReaderConfig | PcscReaderConfig, Field(discriminator="kind")]
+
+
+class Door(_Section):
+    """One door: its hardware and its readers."""
+
+    door: Name
+    io: DoorIoConfig
+    readers: tuple[ReaderConfig, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_reader_a_side(self) -> Door:
+        directions = [reader.direction for reader in self.readers]
+        if len(set(directions)) != len(directions):
+            raise ValueError("two readers have the same direction; a door has one on each side")
+        return self
+
+
+class Config(_Section):
+    """The whole configuration; paths are absolute once loaded."""
+
+    site: Name
+    agent: AgentId
+    state_dir: Path = Path("/var/lib/ostiary-agent")
+    root: Path = Path("root.json")
+    policy: Path = Path("policy.dsse")
+    sealing_key: Path = Path("sealing.key")
+    capacity: int = Field(default=CAPACITY, ge=100, description="events kept at most")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    broker: Broker = Broker()
+    doors: tuple[Door, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _doors_once(self) -> Config:
+        names = [door.door for door in self.doors]
+        if len(set(names)) != len(names):
+            raise ValueError("two doors have the same name")
+        return self
+
+    @property
+    def outbox_path(self) -> Path:
+        """The event store."""
+        return self.state_dir / "outbox.db"
+
+    @property
+    def policy_path(self) -> Path:
+        """The applied policy."""
+        return self.state_dir / "policy.db"
+
+    @property
+    def doorway_path(self) -> Path:
+        """The socket of the virtual readers and doors."""
+        return self.state_dir / "doorway.sock"
+
+
+def load_config(path: Path, environment: Mapping[str, str]) -> Config:
+    """The configuration in `path`. Raises ConfigError.
+
+    `OSTIARY_AGENT_BROKER__HOST` stands over `host` in `[broker]`; doors are set in the file alone.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}. Name it by --config") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from None
+    for variable, value in environment.items():
+        key = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if variable.startswith(ENVIRONMENT_PREFIX) and key not in NOT_SETTINGS:
+            _overlay(values, key.lower().split("__"), variable, value)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(path, each) for each in error.errors())) from None
+    base = path.absolute().parent
+    return config.model_copy(
+        update={
+            name: base / getattr(config, name)
+            for name in ("state_dir", "root", "policy", "sealing_key")
+        }
+    )
+
+
+def _overlay(values: dict[str, Any], keys: list[str], variable: str, value: str) -> None:
+    *sections, last = keys
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{variable}: {section} is not a section that variables can set")
+    values[last] = value
+
+
+def _explain(path: Path, error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        return f"{path}: {where}: is missing; add it"
+    if error["type"] == "extra_forbidden":
+        return f"{path}: {where}: is not a setting (docs/agent.md lists them); correct or remove it"
+    return f"{path}: {where}: {error['msg']} (it is {str(error['input'])[:100]!r})"
