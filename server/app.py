@@ -96,7 +96,7 @@ async def serve(
         )
         async with asyncio.TaskGroup() as group:
             pages = group.create_task(web.serve(sockets=[http]))
-            listening = group.create_task(ingest.link.run())
+            listening = group.create_task(ingest.link.run(ingest.pipeline.greet))
             committing = group.create_task(ingest.pipeline.run())
             answering = group.create_task(ingest.acknowledger.run())
             log.info("ready", site=site.name, url=serving.url, broker=serving.broker)
@@ -139,7 +139,6 @@ async def _assemble(
         clock=clock,
         metrics=metrics,
         uniform=random.SystemRandom().uniform,
-        welcomed=lambda: pipeline.greet(),
         client_id=client_id,
     )
     acknowledger = Acknowledger(

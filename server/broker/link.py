@@ -30,10 +30,7 @@ class NoBroker(ConnectionError):
 
 
 class Link:
-    """Feeds `intake` with every agent's events; `publish` speaks to one agent.
-
-    `welcomed` is called each time the subscription stands: what came before it may be missing.
-    """
+    """Feeds `intake` with every agent's events; `publish` speaks to one agent."""
 
     def __init__(
         self,
@@ -45,7 +42,6 @@ class Link:
         clock: Clock,
         metrics: IngestMetrics,
         uniform: Callable[[float, float], float],
-        welcomed: Callable[[], None],
         client_id: str = CLIENT_ID,
     ) -> None:
         parts = urlsplit(url)
@@ -54,12 +50,15 @@ class Link:
         self._host, self._port = parts.hostname, parts.port or 1883
         self._site, self._intake, self._status = site, intake, status
         self._clock, self._metrics, self._uniform = clock, metrics, uniform
-        self._welcomed, self._client_id = welcomed, client_id
+        self._client_id = client_id
         self._client: aiomqtt.Client | None = None
         self._deaf = False
 
-    async def run(self) -> None:
-        """Stay connected until cancelled. Retries with full jitter, 1 to 60 s."""
+    async def run(self, welcomed: Callable[[], None]) -> None:
+        """Stay connected until cancelled. Retries with full jitter, 1 to 60 s.
+
+        `welcomed` is called each time the subscription stands: what came before may be missing.
+        """
         retry_s = MIN_RETRY_S
         while True:
             try:
@@ -67,6 +66,7 @@ class Link:
                     await client.subscribe(every_up(self._site, EVENTS), qos=1)
                     retry_s = MIN_RETRY_S
                     self._up(client)
+                    welcomed()
                     async for _ in client.messages:  # they go elsewhere: this waits for the end
                         pass
             except aiomqtt.MqttError as error:
@@ -118,7 +118,6 @@ class Link:
         self._status.connected, self._status.since = True, self._clock.now()
         self._status.last_error = None
         log.info("broker_connected", broker=self._status.broker)
-        self._welcomed()
 
     def _down(self, why: str) -> None:
         if self._status.connected or self._status.last_error is None:
