@@ -19,7 +19,7 @@ MAX_POSITION = 2**63 - 1
 
 
 class BadCursor(ValueError):
-    """This was never a cursor."""
+    """A text that was never a cursor."""
 
 
 class ForeignCursor(Exception):

@@ -30,6 +30,11 @@ class Hub:
         """The highest position announced so far; 0 before the first."""
         return self._position
 
+    @property
+    def closed(self) -> bool:
+        """Whether there will be no more news."""
+        return self._closed
+
     def committed(self, position: int) -> None:
         """Say that every event up to `position` can be read from the store.
 
