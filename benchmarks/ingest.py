@@ -25,10 +25,10 @@ from schemas.envelope import TrustedKey, open_envelope
 from schemas.suites import SuiteName, suite
 from schemas.topics import EVENTS, every_up
 
-AGENTS = 20
+AGENTS = 8
 PAIRS = 3
-LIVE_MESSAGES = {"gm": 300, "intl": 500}  # an agent
-BACKLOG_BATCHES = 16
+LIVE_MESSAGES = {"gm": 600, "intl": 1200}  # an agent
+BACKLOG_BATCHES = 24
 LIMIT_S = 120.0
 BATCH = 100
 

@@ -92,7 +92,7 @@ async def server(folder: Path, load: Load, broker_port: int) -> AsyncIterator[Pa
     for identity in load.identities:
         path = folder / f"{identity['agent']}.json"
         path.write_text(json.dumps(identity))
-        await ostiary("agents", "add", str(path), "--site-dir", str(site))
+        await ostiary("agents", "add", str(path), "--yes", "--site-dir", str(site))
     port = free_port()
     broker = f"mqtt://127.0.0.1:{broker_port}"
     log = (folder / "server.log").open("wb")

@@ -106,7 +106,7 @@ class Building:
         )
         await asyncio.gather(*(self._identify(door) for door in self.doors))
         for door in self.doors:
-            await self._ostiary("agents", "add", self._identity(door))
+            await self._ostiary("agents", "add", "--yes", self._identity(door))
         self._make_cards()
         await asyncio.gather(*(self._bind_cards(door) for door in self.doors))
         policy = self.folder / "policy.json"
