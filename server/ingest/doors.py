@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from schemas.events import EventLine, event_name
@@ -50,19 +50,25 @@ def project(
 ) -> Iterator[DoorState]:
     """The doors that `event` changes or makes known, as they are after it."""
     name = event_name(event.type)
-    for door, changes in _said(name, event.data):
+    for door, said in _said(name, event.data):
         before = doors.get(door)
-        if before is None or before.agent != agent:
-            before = DoorState(door, agent)  # another agent's word says nothing of this one's door
-        alarm = "normal" if _CLEARS.get(name) == before.alarm else before.alarm
-        after = replace(
-            before,
+        known = before is not None and before.agent == agent
+        if before is None or not known:  # another agent's word says nothing of this one's door
+            before = DoorState(door, agent)
+        changes = said
+        if _CLEARS.get(name) == before.alarm:
+            changes = {"alarm": "normal"}
+        if known and all(getattr(before, field) == value for field, value in changes.items()):
+            continue
+        yield DoorState(
+            door=door,
+            agent=agent,
             contact=changes.get("contact", before.contact),
             mode=changes.get("mode", before.mode),
-            alarm=changes.get("alarm", alarm),
+            alarm=changes.get("alarm", before.alarm),
+            changed_us=microseconds(event.time),
+            position=position,
         )
-        if after != before or doors.get(door) != before:
-            yield replace(after, changed_us=microseconds(event.time), position=position)
 
 
 def _said(name: str, data: dict[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
