@@ -1,0 +1,58 @@
+"""`make bench`: measure everything, print a table, write benchmarks/results.json."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks import decision, ingest, tap
+from benchmarks.result import Row, show, write
+
+RESULTS = Path(__file__).parent / "results.json"
+
+
+async def _live(name: ingest.SuiteName) -> list[Row]:
+    return [await ingest.measure(name, backlog=False)]
+
+
+async def _backlog(name: ingest.SuiteName) -> list[Row]:
+    return [await ingest.measure(name, backlog=True)]
+
+
+MEASURES: dict[str, Callable[[], Awaitable[list[Row]]]] = {
+    "decision": decision.measure,
+    "tap-gm": lambda: tap.measure("gm"),
+    "tap-intl": lambda: tap.measure("intl"),
+    "live-gm": lambda: _live("gm"),
+    "live-intl": lambda: _live("intl"),
+    "backlog-gm": lambda: _backlog("gm"),
+    "backlog-intl": lambda: _backlog("intl"),
+}
+
+
+def main(
+    only: Annotated[
+        list[str] | None, typer.Argument(help=f"Some of: {', '.join(MEASURES)}.")
+    ] = None,
+) -> None:
+    """Measure Ostiary on this machine. Needs mosquitto for ingest; some five minutes for all."""
+    unknown = set(only or ()) - set(MEASURES)
+    if unknown:
+        raise typer.BadParameter(f"unknown: {', '.join(sorted(unknown))}")
+    console = Console(stderr=True)
+    rows: list[Row] = []
+    for name in only or MEASURES:
+        console.print(f"measuring {name} ...")
+        rows += asyncio.run(MEASURES[name]())
+    show(rows)
+    write(rows, RESULTS)
+    console.print(f"written to {RESULTS}", highlight=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)
