@@ -30,7 +30,7 @@ const en = {
     "agent.events_lost": "Events lost", "policy.applied": "Policy applied", "policy.rejected": "Policy rejected", "alarm.raised": "Security alarm",
   },
   after: { access: "after a grant", rex: "by the exit button", mode: "door is unlocked", nothing: "without permission" },
-  cause: { access: "after a grant", rex: "by the exit button", policy: "by policy", relock: "release time over", first_start: "for the first time", start: "in order", restart_after_kill: "after it was killed" },
+  cause: { access: "after a grant", rex: "by the exit button", policy: "by policy", relock: "release time over", first_start: "for the first time", start: "normally", restart_after_kill: "after it was killed" },
   reason: {
     unknown_card: "unknown card", card_auth_failed: "card could not prove itself", card_revoked: "card is revoked", card_lost: "card is reported lost",
     card_stolen: "card is reported stolen", card_damaged: "card is reported damaged", card_suspended: "card is suspended", not_yet_active: "not valid yet",

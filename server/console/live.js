@@ -17,6 +17,8 @@ let connection = "connecting"; // live, lost
 let lostSince = null;
 let attempt = 0;
 let silence = 0;
+let retry = 0;
+let turn = 0; // which attempt to connect is the valid one
 let site = null;
 let doors = [];
 let brokerLost = false;
@@ -39,9 +41,13 @@ async function begin() {
 }
 
 async function connect() {
+  turn += 1;
+  const mine = turn;
+  watch(); // an answer that never comes is a lost connection too
   try {
-    if (cursor === null) await begin();
-    else {
+    if (cursor === null) {
+      await begin();
+    } else {
       // An EventSource can't tell why it was refused; a read can.
       const probe = await fetch(`/api/v1/events?limit=1&after=${encodeURIComponent(cursor)}`, { cache: "no-store" });
       if (probe.status === 410) {
@@ -51,9 +57,10 @@ async function connect() {
       } else if (!probe.ok) throw new Error(`status ${probe.status}`);
     }
   } catch {
-    lose();
+    if (mine === turn) lose();
     return;
   }
+  if (mine !== turn) return;
   stream = new EventSource(`/api/v1/events/stream?after=${encodeURIComponent(cursor)}`);
   stream.onmessage = (message) => { heard(message); arrive(JSON.parse(message.data)); };
   stream.addEventListener("alive", heard);
@@ -80,6 +87,8 @@ function watch() {
 
 function lose() {
   clearTimeout(silence);
+  clearTimeout(retry);
+  turn += 1;
   stream?.close();
   stream = null;
   if (connection !== "lost") {
@@ -91,7 +100,7 @@ function lose() {
   }
   attempt += 1;
   const longest = Math.min(10_000, 500 * 2 ** attempt);
-  setTimeout(connect, longest * (0.5 + Math.random() / 2));
+  retry = setTimeout(connect, longest * (0.5 + Math.random() / 2));
 }
 
 async function ask(path) {
@@ -108,7 +117,13 @@ function refreshDoors() {
   // Several changes come together; the doors are asked once, shortly after.
   refreshing = setTimeout(async () => {
     if (connection === "live") {
-      try { takeDoors(await ask("/api/v1/doors")); drawDoors(); } catch { lose(); return; }
+      try {
+        takeDoors(await ask("/api/v1/doors"));
+        drawDoors();
+      } catch {
+        if (connection === "live") lose();
+        return;
+      }
     }
     scheduleDoors();
   }, 120);
@@ -131,7 +146,10 @@ function takeDoors(found) {
 function keep(event) {
   events.unshift(event);
   if (events.length > KEPT) events.length = KEPT;
-  if (/^access\.(granted|denied)$/.test(eventName(event))) lastAccess.set(doorOf(event), event);
+  if (!/^access\.(granted|denied)$/.test(eventName(event))) return;
+  const known = lastAccess.get(doorOf(event));
+  // An event that arrives late doesn't become the latest.
+  if (!known || new Date(event.time) >= new Date(known.time)) lastAccess.set(doorOf(event), event);
 }
 
 function arrive(event) {
@@ -199,10 +217,25 @@ function drawConnection() {
   at("doors-note").textContent = connection === "lost" ? words().asOf(clock(lostSince)) : "";
 }
 
+const cards = new Map(); // door -> what its card shows, and the card: only changed ones are drawn
+function cardOf(door) {
+  const access = lastAccess.get(door.door);
+  const live = connection === "live";
+  const shows = JSON.stringify([door, access?.id, live, languageTag()]);
+  const known = cards.get(door.door);
+  if (known?.shows === shows) return known.card;
+  const card = doorCard(door, access, live);
+  cards.set(door.door, { shows, card });
+  return card;
+}
+
 function drawDoors() {
   if (doors.some((door) => !knownDoors.has(door.door))) drawFilters();
-  const live = connection === "live";
-  at("doors").replaceChildren(...doors.map((door) => doorCard(door, lastAccess.get(door.door), live)));
+  const drawn = doors.map(cardOf);
+  const list = at("doors");
+  if (drawn.length !== list.children.length || drawn.some((card, place) => list.children[place] !== card)) {
+    list.replaceChildren(...drawn);
+  }
   at("no-doors").hidden = doors.length > 0;
   at("site").textContent = site ?? "";
   document.title = site ? `${site} · Ostiary` : "Ostiary";

@@ -137,7 +137,7 @@ export function doorCard(door, access, live) {
   const state = element("p", { className: "state" }, icon(picture), element("span", { text: word("contact", contact) }));
   const chips = element("p", { className: "chips" });
   if (alarmed) chips.append(element("span", { className: "chip bad", text: word("alarm", door.alarm) }));
-  if (!current) chips.append(element("span", { className: "chip warn", text: words().was(word("contact", door.contact)) }));
+  if (!current && door.contact !== "unknown") chips.append(element("span", { className: "chip warn", text: words().was(word("contact", door.contact)) }));
   chips.append(element("span", { className: ["locked", "unknown"].includes(door.mode) ? "chip" : "chip warn", text: word("mode", door.mode) }));
   const since = element("p", { className: "soft", text: words().since(clock(door.changed)), title: utc(door.changed) });
   const last = element("p", { className: "last", title: door.last_heard ? words().heard(clock(door.last_heard)) : "" });
