@@ -15,7 +15,8 @@ from schemas.envelope import Signer, seal_envelope
 from schemas.suites import SuiteName, suite
 from tests.system import require_program
 
-SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
+ROOT = Path(__file__).parents[2]
+SECURITY = ROOT / "docs" / "security.md"
 LINES = '{"person":"alice"}\n{"person":"陈"}'.encode()
 
 
@@ -56,3 +57,16 @@ def test_openssl_refuses_an_event_that_was_changed(tmp_path: Path, name: SuiteNa
     verdict = _verify_as_documented(tmp_path)
     assert verdict.returncode != 0
     assert "Verified Successfully" not in verdict.stdout
+
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_a_document_names_is_there(document: Path) -> None:
+    text = document.read_text()
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    paths = re.findall(r"`((?:docs|edge_agent|schemas|server|tests|requirements)/[\w./-]*)`", text)
+    missing = [link for link in links if not (document.parent / link).exists()]
+    missing += [path for path in paths if not (ROOT / path).exists()]
+    assert missing == []
