@@ -12,6 +12,7 @@ from starlette.responses import Response
 from server.api.events import json_response
 from server.api.models import Doors, NoQuery
 from server.api.problems import INVALID, documented
+from server.clock import microseconds
 from server.feed import cursor
 from server.feed.cloudevents import timestamp
 from server.feed.reading import Feed
@@ -42,7 +43,7 @@ def router(state: ServerState, feed: Feed) -> APIRouter:
                 "site": state.site,
                 "link": {
                     "connected": link.connected,
-                    "since": link.since.isoformat() if link.since else None,
+                    "since": timestamp(microseconds(link.since)) if link.since else None,
                 },
                 "doors": await _doors(state.engine, current=link.connected),
                 "cursor": cursor.encode(await feed.store_id(), position),

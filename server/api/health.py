@@ -14,6 +14,7 @@ from starlette.responses import Response
 from server.api.events import json_response
 from server.api.models import Alive, Health, NoQuery
 from server.api.problems import INVALID, NOT_READY, Problem, documented
+from server.clock import microseconds
 from server.feed.cloudevents import timestamp
 from server.state import ServerState
 from server.store.tables import events
@@ -45,7 +46,7 @@ def router(state: ServerState) -> APIRouter:
         """Whether events can be received, stored and shown: the broker link and the database."""
         database, last_commit = await _database(state)
         link = state.link
-        since = f" since {link.since.isoformat()}" if link.since else ""
+        since = f" since {timestamp(microseconds(link.since))}" if link.since else ""
         broker = {
             "ok": link.connected,
             "detail": f"{'connected' if link.connected else 'not connected'}{since}",

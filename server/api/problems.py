@@ -188,7 +188,7 @@ async def _on_invalid(_request: Request, error: Exception) -> Response:
 def _named(entry: Mapping[str, Any]) -> dict[str, object]:
     """One validation error, without the internals of the validator that found it."""
     place, *path = entry["loc"]
-    parameter = ".".join(str(part) for part in path) or str(place)
+    parameter = str(path[0] if path else place)
     detail = str(entry["msg"]).removeprefix("Value error, ")
     if entry["type"] == "extra_forbidden":
         detail = "there is no such parameter here"
