@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 
 from schemas.errors import MalformedKey
-from schemas.names import DigestHex, Name
+from schemas.names import AgentId, DigestHex, PointHex
 from schemas.suites import SuiteName, keyid
 from server.cli.console import DEFAULT_SITE_DIR, SiteDir, fail, opened, out, run, the_site
 from server.clock import SystemClock, from_microseconds, microseconds
@@ -28,9 +28,9 @@ class Identity(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    agent: Name
+    agent: AgentId
     suite: SuiteName
-    public_key: str
+    public_key: PointHex
     keyid: DigestHex
 
 

@@ -30,7 +30,7 @@ class Heads:
         """`known` is (source, head) in the order in which the chains were first seen."""
         self._heads: dict[ChainKey, Head] = {}
         self._newest: dict[str, str] = {}
-        self._gaps: dict[ChainKey, float] = {}
+        self._gaps: dict[ChainKey, tuple[int, float]] = {}
         for source, head in known:
             self.moved(source, head)
 
@@ -49,11 +49,17 @@ class Heads:
         if key not in self._heads:
             self._newest[source] = head.chain
         self._heads[key] = head
-        self._gaps.pop(key, None)
+        if key in self._gaps and self._gaps[key][0] < head.sequence:
+            del self._gaps[key]
 
-    def gap_age(self, key: ChainKey, now_s: float) -> float:
-        """Seconds since the chain's open gap was first seen; it counts as seen now."""
-        return now_s - self._gaps.setdefault(key, now_s)
+    def gap_age(self, source: str, head: Head, now_s: float) -> float:
+        """Seconds since lines were first missed right after `head`; they count as missed now."""
+        key = (source, head.chain)
+        after, since_s = self._gaps.get(key, (head.sequence, now_s))
+        if after != head.sequence:
+            since_s = now_s
+        self._gaps[key] = (head.sequence, since_s)
+        return now_s - since_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,7 @@ class Batch:
     def _gap(self, message: Verified, head: Head) -> None:
         agent, chain = message.agent, message.chain
         self.resend[agent] = chain
-        age_s = self.committed.gap_age((agent, chain), self.now_s)
+        age_s = self.committed.gap_age(agent, head, self.now_s)
         if age_s >= GAP_PATIENCE_S:
             detail = (
                 f"lines {head.sequence + 1} to {message.first - 1} of chain {chain} "
