@@ -181,3 +181,20 @@ async def beginning(url):
     async with httpx.AsyncClient() as client:
         page = (await client.get(f"{url}/api/v1/events", params={"last": 0})).json()
         return page["next"]
+
+
+async def test_a_client_that_takes_nothing_is_dropped_and_its_stream_closed(site, monkeypatch):
+    monkeypatch.setattr(sse, "SEND_TIMEOUT_S", 0.01)
+    stream = sse.stream(Feed(site.engine, site.hub), 0, Filter())
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()  # the client's window is full, and stays so
+
+    scope = {"type": "http", "method": "GET"}
+    await sse.EventStream(stream)(scope, receive, send)
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
