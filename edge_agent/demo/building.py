@@ -22,7 +22,7 @@ from edge_agent.demo.cast import CAST, policy_for
 from edge_agent.demo.processes import Child, ProcessFailed, command, run, stop_all
 from edge_agent.virtual.card_os import VirtualCard
 from edge_agent.virtual.people import Doorway
-from schemas.suites import SuiteName, suite
+from schemas.suites import SuiteName
 
 SITE = "demo"
 READY_S = 30.0
@@ -217,7 +217,7 @@ class Building:
                 transport_key = secrets.token_bytes(16)
                 self.cards[person.name] = VirtualCard(
                     folder / f"{person.name}.card",
-                    suite(self.suite),
+                    self.suite,
                     person.serial,
                     transport_key,
                     secrets.token_bytes,
@@ -245,13 +245,9 @@ class Building:
                     outcome = await doorway.tap(self.cards[person.name])
                     if outcome != "bound":
                         raise ProcessFailed(f"{person.name}'s card was not bound: {outcome}")
+            await binding.ended_well(READY_S)
         finally:
-            assert binding.process is not None
-            try:
-                await asyncio.wait_for(binding.process.wait(), READY_S)
-            except TimeoutError:
-                await binding.stop()
-        binding.check_ended_well()
+            await binding.stop()
 
 
 async def _until(child: Child, ready: Any) -> None:

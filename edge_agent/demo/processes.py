@@ -76,11 +76,24 @@ class Child:
         self.process.kill()
         await self.process.wait()
 
+    async def ended_well(self, within_s: float) -> None:
+        """Wait for the process to end by itself. Raises ProcessFailed unless it does so with 0."""
+        assert self.process is not None
+        try:
+            await asyncio.wait_for(self.process.wait(), within_s)
+        except TimeoutError:
+            raise self._failed(f"did not end within {within_s:.0f} s") from None
+        if self.process.returncode:
+            raise self._failed(f"ended with {self.process.returncode}")
+
     def check(self) -> None:
         """Raise ProcessFailed if the process is no longer running."""
         if self.process is not None and self.process.returncode is not None:
-            tail = self.log.read_text(errors="replace")[-2000:]
-            raise ProcessFailed(f"{self.name} ended with {self.process.returncode}:\n{tail}")
+            raise self._failed(f"ended with {self.process.returncode}")
+
+    def _failed(self, how: str) -> ProcessFailed:
+        tail = self.log.read_text(errors="replace")[-2000:]
+        return ProcessFailed(f"{self.name} {how}:\n{tail}")
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -153,7 +153,7 @@ async def _count(
         denied=figures.denials(events),
         copied_card={"taps": tally.copied_taps, "denied": tally.copied_denied},
         events_committed=len(events),
-        events_verified=verdict["verified"],
+        events_verified=verdict["events"],
         lost=figures.missing(events, recorded),
         duplicated=figures.duplicates(events),
         tap_to_strike_ms=Percentiles.of(figures.strike_latencies(logs)),
