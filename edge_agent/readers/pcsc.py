@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ PNP = "\\\\?PnP?\\Notification"
 """The reader name that stands for readers coming and going (pcsclite)."""
 WAIT_MS = 1000
 """The longest wait in pcscd: how late a cancellation that raced with a wait can be noticed."""
+
+COUNTER_BITS = 16
+"""Above these bits of a reader's state pcsclite counts its insertions and removals."""
 
 _log = structlog.get_logger(__name__)
 
@@ -66,21 +70,22 @@ class PcscReader:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"pcsc-{name}")
         self._context: Any = None
         self._connection: _Connection | None = None
-        self._stopped = False
-        self._seen = 0
-        """The reader's event counter and state when its card was given out; 0 for none."""
+        self._given: int | None = None
+        """pcscd's count of insertions and removals when this reader's card was given out."""
 
     async def next_card(self) -> PcscCardChannel:
         """The next card to enter the field. Raises ReaderUnavailable if pcscd can't be used."""
-        self._stopped = False
+        stopped = threading.Event()
         try:
-            connection, entered = await self.on_thread(self._wait_for_card)
+            found = await self.on_thread(self._wait_for_card, stopped)
         except asyncio.CancelledError:
-            self._stopped = True
-            if self._context is not None:
-                self._scard.SCardCancel(self._context)
+            stopped.set()
+            self._wake()
             raise
-        return PcscCardChannel(self, connection, entered)
+        if found is None:
+            raise ReaderUnavailable(f"reader {self._name!r} was closed")
+        connection, entered, self._given = found  # set here: a card that was never handed over
+        return PcscCardChannel(self, connection, entered)  # because of a cancellation comes again
 
     async def feedback(self, feedback: Feedback) -> None:
         """Log it: PC/SC readers show nothing that all of them understand."""
@@ -88,9 +93,7 @@ class PcscReader:
 
     async def close(self) -> None:
         """Release the card and pcscd, and end the thread."""
-        self._stopped = True
-        if self._context is not None:
-            self._scard.SCardCancel(self._context)
+        self._wake()
         await self.on_thread(self._release)
         self._thread.shutdown(wait=False)
 
@@ -98,6 +101,10 @@ class PcscReader:
         """Run `function` on the reader's own thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, functools.partial(function, *arguments))
+
+    def _wake(self) -> None:
+        if self._context is not None:
+            self._scard.SCardCancel(self._context)
 
     # What follows runs on the reader's thread.
 
@@ -116,26 +123,24 @@ class PcscReader:
             raise CardRemoved(f"the card is gone: {self._scard.SCardGetErrorMessage(code)}")
         return bytes(answer)
 
-    def _wait_for_card(self) -> tuple[_Connection, float]:
+    def _wait_for_card(self, stopped: threading.Event) -> tuple[_Connection, float, int] | None:
         self._disconnect()
         context = self._establish()
-        while not self._stopped:
+        while not stopped.is_set():
             reader, state = self._find_reader(context)
-            if reader is None:
-                self._wait(context, [(PNP, self._scard.SCARD_STATE_UNAWARE)])
-                continue
-            present = bool(state & self._scard.SCARD_STATE_PRESENT)
-            if not present:
-                self._seen = 0
-            elif state != self._seen:
+            watched = [(PNP, self._scard.SCARD_STATE_UNAWARE)]
+            if reader is None or not state & self._scard.SCARD_STATE_PRESENT:
+                self._given = None
+            elif state >> COUNTER_BITS != self._given:
                 entered = self._clock.monotonic()
-                self._seen = state
                 connection = self._connect(context, reader)
                 if connection is not None:
-                    return connection, entered
-                state = self._seen
-            self._wait(context, [(reader, state), (PNP, self._scard.SCARD_STATE_UNAWARE)])
-        raise asyncio.CancelledError
+                    return connection, entered, state >> COUNTER_BITS
+                self._given = state >> COUNTER_BITS
+            if reader is not None:
+                watched.append((reader, state))
+            self._wait(context, watched)
+        return None
 
     def _find_reader(self, context: Any) -> tuple[str | None, int]:
         """The reader and its state now, without waiting."""
