@@ -38,6 +38,7 @@ VERIFY_THREADS = 2
 """Curve arithmetic releases the interpreter lock; parsing does not, so more bring nothing."""
 DRAIN_S = 20.0
 FAREWELL_S = 5.0
+FIRST_LINK_S = 2.0
 _STREAMS_S = 3
 
 log = structlog.get_logger(__name__)
@@ -91,14 +92,25 @@ async def serve(
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                lifespan="off",
                 timeout_graceful_shutdown=_STREAMS_S,
             )
         )
+        connected = asyncio.Event()
+
+        def welcomed() -> None:
+            ingest.pipeline.greet()
+            connected.set()
+
         async with asyncio.TaskGroup() as group:
             pages = group.create_task(web.serve(sockets=[http]))
-            listening = group.create_task(ingest.link.run(ingest.pipeline.greet))
+            listening = group.create_task(ingest.link.run(welcomed))
             committing = group.create_task(ingest.pipeline.run())
             answering = group.create_task(ingest.acknowledger.run())
+            # ready means that events are heard; with a broker that is away, that the pages are there
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_LINK_S):
+                    await connected.wait()
             log.info("ready", site=site.name, url=serving.url, broker=serving.broker)
             ready(serving)
             await stop.wait()

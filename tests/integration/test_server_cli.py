@@ -1,0 +1,244 @@
+"""The command line, as an operator meets it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from schemas.chain import EVENTS_TYPE, verify_chain
+from schemas.envelope import open_envelope
+from schemas.errors import BadSignature
+from schemas.policy import Policy
+from schemas.statement import open_statement
+from server.cli.root import app
+from server.site import SiteError, create_site, only_server, open_site
+from tests.agent_pen import MOMENT, SITE, Pen
+from tests.integration.test_server_ingest import agent, make_site, running
+
+POLICY = {"doors": {"front": {"domain": "front", "suite": "intl"}}}
+
+
+def ostiary(*arguments: str, input: str | None = None) -> Result:
+    return CliRunner().invoke(app, list(arguments), input=input)
+
+
+@pytest.fixture
+def site_dir(tmp_path: Path) -> str:
+    path = tmp_path / "site"
+    assert ostiary("init", "--site", SITE, "--suite", "intl", "--dir", str(path)).exit_code == 0
+    return str(path)
+
+
+@pytest.fixture
+def identity(tmp_path: Path) -> str:
+    file = tmp_path / "identity.json"
+    file.write_text(json.dumps(Pen().identity))
+    return str(file)
+
+
+def test_init_makes_secrets_that_only_the_owner_reads(site_dir):
+    for name in ("kek", "keys/policy.sealed", "keys/online.sealed"):
+        assert stat.S_IMODE(os.stat(Path(site_dir, name)).st_mode) == 0o600
+    site = open_site(Path(site_dir))
+    scalar = site.signer("online", {}).key.scalar
+    on_disk = b"".join(p.read_bytes() for p in Path(site_dir).rglob("*") if p.is_file())
+    assert scalar not in on_disk
+    assert scalar.hex().encode() not in on_disk
+    assert site.signer("policy", {}).keyid != site.signer("online", {}).keyid
+
+
+def test_init_never_overwrites(site_dir):
+    before = Path(site_dir, "root.json").read_bytes()
+    result = ostiary("init", "--site", "other", "--dir", site_dir)
+    assert result.exit_code == 1
+    assert "not empty" in result.stderr
+    assert Path(site_dir, "root.json").read_bytes() == before
+
+
+def test_a_kek_from_elsewhere_is_not_written_to_the_site(tmp_path):
+    environ = {"OSTIARY_KEK": "ab" * 32}
+    site = create_site(tmp_path / "s", SITE, "gm", os.urandom, environ)
+    assert not (site.path / "kek").exists()
+    assert site.signer("online", environ)
+    with pytest.raises(SiteError, match="no key-encryption key"):
+        site.signer("online", {})
+    with pytest.raises(SiteError, match="can't be opened"):
+        site.signer("online", {"OSTIARY_KEK": "cd" * 32})
+
+
+def test_keys_of_two_roles_can_not_be_swapped(site_dir):
+    keys = Path(site_dir, "keys")
+    (keys / "policy.sealed").write_bytes((keys / "online.sealed").read_bytes())
+    with pytest.raises(SiteError, match="can't be opened"):
+        open_site(Path(site_dir)).signer("policy", {})
+
+
+def test_an_init_that_broke_off_leaves_no_site(tmp_path):
+    calls = 0
+
+    def random(count: int) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return os.urandom(count)
+
+    with pytest.raises(KeyboardInterrupt):
+        create_site(tmp_path / "s", SITE, "intl", random, {})
+    with pytest.raises(SiteError, match="not a site directory"):
+        open_site(tmp_path / "s")
+
+
+def test_an_agent_is_registered_once(site_dir, identity):
+    assert ostiary("agents", "add", identity, "-d", site_dir, input="n\n").exit_code == 1
+    assert json.loads(ostiary("agents", "list", "--json", "-d", site_dir).stdout) == []
+    assert ostiary("agents", "add", identity, "-d", site_dir, input="y\n").exit_code == 0
+    again = ostiary("agents", "add", identity, "-d", site_dir, "--yes")
+    assert again.exit_code == 1
+    assert "already registered" in again.stderr
+    (row,) = json.loads(ostiary("agents", "list", "--json", "-d", site_dir).stdout)
+    assert row["agent"] == "front"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"suite": "gm"}, {"keyid": "0" * 64}, {"agent": "server"}, {"public_key": "04" + "00" * 64}],
+)
+def test_a_wrong_identity_is_refused(site_dir, tmp_path, change):
+    file = tmp_path / "wrong.json"
+    file.write_text(json.dumps(Pen().identity | change))
+    result = ostiary("agents", "add", str(file), "-d", site_dir, "--yes")
+    assert result.exit_code == 1
+    assert "error:" in result.stderr
+
+
+def test_policies_are_signed_with_rising_versions(site_dir, identity, tmp_path):
+    policy, signed = tmp_path / "policy.json", tmp_path / "policy.dsse"
+    policy.write_text(json.dumps(POLICY))
+    sign = ("policy", "sign", str(policy), "--agent", "front", "--out", str(signed), "-d", site_dir)
+    assert "no agent front" in ostiary(*sign).stderr
+    ostiary("agents", "add", identity, "-d", site_dir, "--yes")
+    site = open_site(Path(site_dir))
+    for version in (1, 2):
+        assert ostiary(*sign).exit_code == 0
+        opened = open_statement(
+            signed.read_bytes(),
+            Policy,
+            site.root.key_ring(),
+            site=SITE,
+            audience="front",
+            now=MOMENT.replace(year=2999),
+        )
+        assert opened.counter == version
+    policy.write_text(json.dumps(POLICY | {"counter": 9}))
+    assert "leave out counter" in ostiary(*sign).stderr
+    policy.write_text(json.dumps({"doors": {"front": {}}}))
+    assert "doors.front.domain" in ostiary(*sign).stderr
+
+
+def test_serve_refuses_the_network(site_dir):
+    for host in ("0.0.0.0", "192.168.1.5", "::", "example.org"):
+        result = ostiary("serve", "--host", host, "-d", site_dir)
+        assert result.exit_code == 1
+        assert "only loopback" in result.stderr
+
+
+async def test_a_second_server_on_a_site_is_refused(tmp_path):
+    site = await make_site(tmp_path / "site")
+    async with running(site):
+        with pytest.raises(SiteError, match="another `ostiary serve`"), only_server(site.path):
+            pass
+    with only_server(site.path):  # the first one let go
+        pass
+
+
+@pytest.mark.parametrize("text", ["port = 'x'", "prot = 1", "= 1", "broker = 'tcp://x'"])
+def test_a_wrong_setting_is_named(site_dir, text):
+    Path(site_dir, "server.toml").write_text(text)
+    result = ostiary("agents", "list", "-d", site_dir)
+    assert result.exit_code == 1
+    assert "server.toml" in result.stderr
+
+
+async def test_an_export_is_proof_for_someone_who_has_only_the_keys(tmp_path):
+    pen = Pen()
+    pen.write_many(9)
+    site = await make_site(tmp_path / "site", pen)
+    async with running(site) as serving, agent(serving, pen, site) as front:
+        await front.send(pen.message(1), pen.message(2, 5), pen.message(6, 9))
+        await front.acknowledged(9)
+    result = await in_thread("events", "export", "-d", str(site.path))
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(r["from"], r["to"], r["events"]) for r in rows] == [(1, 1, 1), (2, 5, 4), (6, 9, 4)]
+    lines: list[bytes] = []
+    for row in rows:
+        opened = open_envelope(json.dumps(row["envelope"]).encode(), pen.ring, EVENTS_TYPE)
+        lines += opened.payload.split(b"\n")
+    assert verify_chain(lines, pen.suite.digest, Pen().head) == pen.head
+    rest = await in_thread("events", "export", "-d", str(site.path), "--since", rows[0]["cursor"])
+    assert [json.loads(line)["from"] for line in rest.stdout.splitlines()] == [2, 6]
+    bad = await in_thread("events", "export", "-d", str(site.path), "--since", "rubbish")
+    assert bad.exit_code == 1
+
+
+async def test_a_proof_stands_without_us(tmp_path):
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    pen = Pen()
+    pen.write_many(4)
+    site = await make_site(tmp_path / "site", pen)
+    async with running(site) as serving, agent(serving, pen, site) as front:
+        await front.send(pen.message(1, 4))
+        await front.acknowledged(4)
+    out = tmp_path / "proof"
+    event = f"{pen.head.chain}-3"
+    result = await in_thread("events", "proof", event, "--out", str(out), "-d", str(site.path))
+    assert result.exit_code == 0, result.stderr
+    files = {p.name: p.read_bytes() for p in out.iterdir()}
+    assert set(files) == {
+        *("line", "payload.bin", "pae.bin", "signature.der", "public_key.pem", "envelope.json")
+    }
+    key = load_pem_public_key(files["public_key.pem"])
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    key.verify(files["signature.der"], files["pae.bin"], ec.ECDSA(hashes.SHA256()))
+    assert files["payload.bin"].split(b"\n")[2] == files["line"] == pen.lines[2]
+    envelope = json.loads(files["envelope.json"])
+    assert base64.b64decode(envelope["payload"]) == files["payload.bin"]
+    with pytest.raises(BadSignature):
+        pen.signer.key.public.verify(files["pae.bin"] + b" ", files["signature.der"])
+    missing = await in_thread("events", "proof", "x", "--out", str(out), "-d", str(site.path))
+    assert missing.exit_code == 1
+
+
+async def test_tail_shows_events_and_passes_no_control_characters_on(tmp_path):
+    pen = Pen()
+    pen.write("access.denied", {"door": "front", "reason": "no_rule", "detail": "\x1b[2J\u009b"})
+    site = await make_site(tmp_path / "site", pen)
+    async with running(site) as serving, agent(serving, pen, site) as front:
+        await front.send(pen.message(1))
+        await front.acknowledged(1)
+    tail = ("events", "tail", "--no-follow", "-d", str(site.path))
+    words = (await in_thread(*tail)).stdout
+    assert "access.denied" in words
+    assert "reason=no_rule" in words
+    assert "\x1b" not in words
+    assert "\u009b" not in words
+    event = json.loads((await in_thread(*tail, "--json")).stdout)
+    assert event["id"] == f"{pen.head.chain}-1"
+    assert (await in_thread(*tail, "--since", event["cursor"])).stdout == ""
+    assert (await in_thread(*tail, "--type", "door.opened")).stdout == ""
+
+
+async def in_thread(*arguments: str) -> Result:
+    """A command runs its own event loop."""
+    import asyncio
+
+    return await asyncio.to_thread(ostiary, *arguments)

@@ -1,0 +1,381 @@
+"""The running server: events in, durable, then visible, then acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiomqtt
+import httpx
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from schemas.acknowledgement import Acknowledgement
+from schemas.statement import open_statement
+from schemas.suites import SuiteName
+from schemas.topics import ACKNOWLEDGEMENT, down
+from server.app import Serving, _assemble, database, serve
+from server.config import ServerConfig
+from server.feed.hub import Hub
+from server.ingest.intake import Intake, Message
+from server.site import Site, create_site
+from server.state import LinkStatus, ServerState
+from server.store.agents import add_agent
+from server.store.database import open_database
+from server.store.events import StoredEvent, read_after
+from server.store.ledger import Ledger
+from tests.agent_pen import SITE, Pen
+from tests.broker import Mosquitto, mosquitto
+
+__all__ = ["mosquitto"]
+LIMIT_S = 30
+
+
+async def make_site(path: Path, *pens: Pen, suite_name: SuiteName = "intl") -> Site:
+    site = create_site(path, SITE, suite_name, secrets.token_bytes, {})
+    engine = await open_database(site.database)
+    for pen in pens:
+        await register(site, pen)
+    await engine.dispose()
+    return site
+
+
+async def register(site: Site, pen: Pen) -> None:
+    engine = await open_database(site.database)
+    await add_agent(engine, pen.agent, pen.suite, pen.signer.key.public.point, 1)
+    await engine.dispose()
+
+
+@asynccontextmanager
+async def running(site: Site, broker: str = "builtin") -> AsyncIterator[Serving]:
+    stop, ready = asyncio.Event(), asyncio.Future[Serving]()
+    config = ServerConfig(port=0, broker=broker, broker_port=0)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(serve(site, config, {}, stop=stop, ready=ready.set_result))
+        await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
+        try:
+            yield await ready
+        finally:
+            stop.set()
+
+
+class Agent:
+    """A connection that publishes what it is told to and reads acknowledgements."""
+
+    def __init__(self, client: aiomqtt.Client, pen: Pen, site: Site) -> None:
+        self.client, self.pen, self.site = client, pen, site
+
+    async def send(self, *messages: bytes, topic: str | None = None) -> None:
+        for message in messages:
+            await self.client.publish(topic or self.pen.topic, message, qos=1)
+
+    async def acknowledged(self, sequence: int, *, resend: bool | None = None) -> Acknowledgement:
+        """Wait for the acknowledgement of `sequence` (or beyond)."""
+        async with asyncio.timeout(LIMIT_S):
+            async for message in self.client.messages:
+                assert isinstance(message.payload, bytes)
+                word = open_statement(
+                    message.payload,
+                    Acknowledgement,
+                    self.site.root.key_ring(),
+                    site=SITE,
+                    audience=self.pen.agent,
+                    now=datetime.now(UTC),
+                )
+                assert not message.retain
+                assert word.chain == self.pen.head.chain
+                if word.sequence:
+                    assert word.hash == self.pen.digest(word.sequence)
+                if word.sequence >= sequence and resend in (None, word.resend):
+                    return word
+        raise AssertionError("the connection ended")
+
+
+@asynccontextmanager
+async def agent(serving: Serving, pen: Pen, site: Site) -> AsyncIterator[Agent]:
+    host, _, port = serving.broker.removeprefix("mqtt://").partition(":")
+    async with aiomqtt.Client(host, int(port)) as client:
+        await client.subscribe(down(SITE, pen.agent, ACKNOWLEDGEMENT), qos=1)
+        yield Agent(client, pen, site)
+
+
+async def stored(site: Site) -> list[StoredEvent]:
+    engine = await open_database(site.database)
+    try:
+        return await read_after(engine, 0, 100_000)
+    finally:
+        await engine.dispose()
+
+
+async def until_stored(site: Site, wanted: Callable[[list[StoredEvent]], bool]) -> None:
+    engine = await open_database(site.database)
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            while not wanted(await read_after(engine, 0, 1000)):  # noqa: ASYNC110 another writes
+                await asyncio.sleep(0.02)
+    finally:
+        await engine.dispose()
+
+
+@pytest.fixture(params=["builtin", "mosquitto"])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    if request.param == "builtin":
+        return "builtin"
+    broker: Mosquitto = request.getfixturevalue("mosquitto")
+    return f"mqtt://127.0.0.1:{broker.port}"
+
+
+@pytest.mark.parametrize("suite_name", ["gm", "intl"])
+async def test_events_are_committed_shown_and_acknowledged(tmp_path, broker_url, suite_name):
+    pen = Pen(suite_name=suite_name)
+    pen.write_many(20)
+    site = await make_site(tmp_path / "site", pen, suite_name=suite_name)
+    async with running(site, broker_url) as serving, agent(serving, pen, site) as front:
+        await front.send(*(pen.message(n) for n in range(1, 6)), pen.message(6, 20))
+        await front.acknowledged(20)
+        async with httpx.AsyncClient(base_url=serving.url) as http:
+            page = (await http.get("/api/v1/events")).json()
+            assert [event["id"] for event in page["events"]] == [
+                f"{pen.head.chain}-{n}" for n in range(1, 21)
+            ]
+            metrics = (await http.get("/metrics")).text
+            assert "ostiary_events_committed_total 20.0" in metrics
+    assert [event.line for event in await stored(site)] == pen.lines
+
+
+async def test_a_missing_line_is_asked_for_and_duplicates_are_acknowledged(tmp_path):
+    pen = Pen()
+    pen.write_many(6)
+    site = await make_site(tmp_path / "site", pen)
+    async with running(site) as serving, agent(serving, pen, site) as front:
+        await front.send(pen.message(1, 2))
+        await front.acknowledged(2)
+        await front.send(pen.message(5), pen.message(6))
+        word = await front.acknowledged(2, resend=True)
+        assert word.sequence == 2
+        await front.send(pen.message(2, 6))
+        await front.acknowledged(6)
+        await front.send(pen.message(3))
+        assert (await front.acknowledged(6)).sequence == 6
+    assert [event.line for event in await stored(site)] == pen.lines
+
+
+def under(payload_of: bytes, signature_of: bytes) -> bytes:
+    """One message's payload under another's signature."""
+    envelope = json.loads(payload_of)
+    envelope["signatures"] = json.loads(signature_of)["signatures"]
+    return json.dumps(envelope).encode()
+
+
+async def test_each_attack_is_an_alarm_in_the_servers_own_chain(tmp_path):
+    front, back, stranger = Pen("front"), Pen("back"), Pen("stranger")
+    for pen in (front, back, stranger):
+        pen.write_many(3)
+    other = Pen("front")
+    other.write("door.opened")
+    site = await make_site(tmp_path / "site", front, back)
+    async with running(site) as serving, agent(serving, front, site) as link:
+        await link.send(front.message(1))
+        await link.acknowledged(1)
+        await link.send(
+            other.message(1),
+            stranger.message(1),
+            b"rubbish",
+            back.message(1),
+            under(front.message(2), front.message(3)),
+            front.seal(b"\n".join([front.lines[2], front.lines[1]])),
+        )
+        front.begin("f" * 16)
+        front.write()
+        await link.send(front.message(1))
+        await link.acknowledged(1)
+        expected = {
+            "fork",
+            "unknown_key",
+            "malformed",
+            "wrong_topic",
+            "bad_signature",
+            "broken_chain",
+            "new_chain",
+        }
+
+        def named(events: list[StoredEvent]) -> bool:
+            lines = [e.line.decode() for e in events if e.source == "server"]
+            return all(any(f'"kind":"{kind}"' in line for line in lines) for kind in expected)
+
+        await until_stored(site, named)
+    from_agents = [e.line for e in await stored(site) if e.source != "server"]
+    assert len(from_agents) == 2
+
+
+async def test_an_agent_added_while_the_server_runs_is_believed_at_once(tmp_path):
+    pen = Pen()
+    pen.write()
+    site = await make_site(tmp_path / "site")
+    async with running(site) as serving, agent(serving, pen, site) as front:
+        await register(site, pen)
+        async with asyncio.timeout(LIMIT_S):
+            while not await stored_lines(site):
+                await front.send(pen.message(1))  # as agents do until they are acknowledged
+                await asyncio.sleep(0.1)
+        await front.acknowledged(1)
+
+
+async def stored_lines(site: Site) -> list[bytes]:
+    return [event.line for event in await stored(site) if event.source != "server"]
+
+
+async def test_on_connecting_the_server_tells_each_agent_where_it_stands(tmp_path, mosquitto):
+    pen = Pen()
+    pen.write_many(3)
+    site = await make_site(tmp_path / "site", pen)
+    url = f"mqtt://127.0.0.1:{mosquitto.port}"
+    async with running(site, url) as serving, agent(serving, pen, site) as front:
+        await front.send(pen.message(1, 3))
+        await front.acknowledged(3)
+    async with agent(Serving("", url), pen, site) as front, running(site, url):
+        word = await front.acknowledged(3, resend=True)
+        assert word.sequence == 3
+
+
+async def test_the_link_comes_back_after_the_broker_was_killed(tmp_path, mosquitto):
+    pen = Pen()
+    pen.write_many(2)
+    site = await make_site(tmp_path / "site", pen)
+    url = f"mqtt://127.0.0.1:{mosquitto.port}"
+    async with running(site, url) as serving:
+        async with agent(serving, pen, site) as front:
+            await front.send(pen.message(1))
+            await front.acknowledged(1)
+        mosquitto.kill()
+        mosquitto.start()
+        async with agent(serving, pen, site) as front:
+            await front.acknowledged(1, resend=True)
+            await front.send(pen.message(2))
+            await front.acknowledged(2)
+
+
+async def test_what_was_taken_in_before_the_stop_is_committed(tmp_path):
+    pen = Pen()
+    pen.write_many(1200)
+    site = await make_site(tmp_path / "site", pen)
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(database(site, ServerConfig()))
+        state = ServerState(engine, Hub(), SITE, site.suite, LinkStatus("mqtt://127.0.0.1:1"))
+        ingest = await _assemble(site, {}, state, "server", stack)
+        for n in range(1, 1201):
+            assert ingest.intake.offer(Message(pen.topic, pen.message(n)))
+        ingest.intake.close()
+        assert not ingest.intake.offer(Message(pen.topic, b"too late"))
+        await ingest.pipeline.run()
+        assert state.hub.position == 1200
+    assert [event.line for event in await stored(site)] == pen.lines
+
+
+async def test_a_full_intake_drops_and_the_dropped_come_again(tmp_path):
+    intake = Intake(max_messages=2, max_bytes=10)
+    assert intake.offer(Message("t", b"12345"))
+    assert not intake.offer(Message("t", b"123456"))
+    assert intake.offer(Message("t", b"12345"))
+    assert not intake.offer(Message("t", b""))
+    assert len(await intake.take(5, 1)) == 1  # at least one, whatever its size
+    assert intake.offer(Message("t", b"1"))
+
+
+class Failing:
+    """The next commit fails once armed, just before it would be durable."""
+
+    def __init__(self) -> None:
+        self.armed = False
+        self.failed = asyncio.Event()
+
+
+@pytest.fixture
+def failing_commits(monkeypatch: pytest.MonkeyPatch) -> Failing:
+    failing = Failing()
+    real = Ledger._change_doors
+
+    async def change_doors(self: Ledger, *args: object) -> None:
+        await real(self, *args)
+        if failing.armed:
+            failing.armed = False
+            failing.failed.set()
+            raise OperationalError("commit", {}, OSError("disk full"))
+
+    monkeypatch.setattr(Ledger, "_change_doors", change_doors)
+    monkeypatch.setattr("server.ingest.pipeline.FIRST_BACKOFF_S", 0.01)
+    return failing
+
+
+async def test_a_failed_commit_acknowledges_nothing_and_shows_nothing(
+    tmp_path, failing_commits: Failing
+):
+    pen = Pen()
+    pen.write_many(4)
+    site = await make_site(tmp_path / "site", pen)
+    async with running(site) as serving, agent(serving, pen, site) as front:
+        await front.send(pen.message(1))
+        await front.acknowledged(1)
+        failing_commits.armed = True
+        await front.send(pen.message(2))
+        async with asyncio.timeout(LIMIT_S):
+            await failing_commits.failed.wait()
+        assert [event.line for event in await stored(site)] == pen.lines[:1]
+        await front.send(pen.message(3))  # beyond what the database has: asked for again
+        word = await front.acknowledged(1, resend=True)
+        assert word.sequence == 1
+        await front.send(pen.message(2, 4))
+        await front.acknowledged(4)
+    assert [event.line for event in await stored(site)] == pen.lines
+
+
+async def test_an_alarm_whose_commit_failed_is_said_by_the_next_one(
+    tmp_path, failing_commits: Failing
+):
+    pen = Pen()
+    pen.write()
+    site = await make_site(tmp_path / "site", pen)
+    async with running(site) as serving, agent(serving, pen, site) as front:
+        failing_commits.armed = True
+        await front.send(b"rubbish")
+        async with asyncio.timeout(LIMIT_S):
+            await failing_commits.failed.wait()
+        await front.send(pen.message(1))
+        await front.acknowledged(1)
+    assert any(b'"kind":"malformed"' in event.line for event in await stored(site))
+
+
+async def test_neither_bad_packets_nor_dead_clients_stop_the_builtin_broker(tmp_path):
+    pen = Pen()
+    pen.write_many(2)
+    site = await make_site(tmp_path / "site", pen)
+    async with running(site) as serving, agent(serving, pen, site) as front:
+        port = int(serving.broker.rpartition(":")[2])
+        connect = bytes.fromhex("101000044d5154540402003c000478787878")
+        for raw in (b"", b"\x00", b"\xff" * 64, b"GET / HTTP/1.1\r\n\r\n", b"\x10\xff\xff\xff\xff",
+                    connect, connect + b"\x32\x05\x00\x01a", connect + b"\xf0\x00",
+                    connect + b"\x82\x03\x00\x01\x00", connect + b"\x30\x02\x00\x09"):  # fmt: skip
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(raw)
+            await writer.drain()
+            writer.transport.abort()
+        await front.send(pen.message(1))
+        await front.acknowledged(1)
+
+
+async def test_only_the_server_may_speak_downwards_on_the_builtin_broker(tmp_path):
+    pen = Pen()
+    site = await make_site(tmp_path / "site", pen)
+    async with running(site) as serving, agent(serving, pen, site) as front:
+        pen.write()
+        port = int(serving.broker.rpartition(":")[2])
+        async with aiomqtt.Client("127.0.0.1", port, identifier="server") as impostor:
+            await impostor.publish(down(SITE, pen.agent, ACKNOWLEDGEMENT), b"forged", qos=0)
+            await impostor.publish("ostiary/demo/all/x", b"", qos=0)
+        await front.send(pen.message(1))
+        await front.acknowledged(1)  # the forged word did not come before it
