@@ -153,6 +153,10 @@ class Outbox:
         await self._changed.wait()
         self._changed.clear()
 
+    def nudge(self) -> None:
+        """Let the waiter of `changed` look again."""
+        self._changed.set()
+
     async def begin(self) -> Literal["first_start", "start", "restart_after_kill"]:
         """How the last run ended, marking this one as running until `close`."""
         self._begun = True

@@ -1,0 +1,163 @@
+"""Hands events to the server over MQTT: stored first, forgotten only when signed for.
+
+The broker and the network are believed for nothing. Lines go out in order, live ones at once and a
+backlog in batches under one signature; what is not acknowledged is sent again. An acknowledgement
+counts if the site's online role signed it for this agent and it names our own line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from random import Random
+
+import aiomqtt
+
+from edge_agent.log import log
+from edge_agent.outbox import AcknowledgementMismatch, Outbox
+from schemas.acknowledgement import Acknowledgement
+from schemas.chain import EVENTS_TYPE, MAX_LINES, join_lines
+from schemas.envelope import Signer, seal_envelope
+from schemas.errors import SchemaError
+from schemas.root import Root
+from schemas.statement import open_statement
+from schemas.topics import ACKNOWLEDGEMENT, EVENTS, down, up
+
+MAX_PAYLOAD_BYTES = 256 * 1024
+MOST_IN_FLIGHT = 1024
+"""Lines sent and not acknowledged; go-back-N resends at most these."""
+RESEND_S = 10.0
+LONGEST_RESEND_S = 60.0
+LONGEST_PAUSE_S = 60.0
+ANY_TIME = datetime(9000, 1, 1, tzinfo=UTC)
+"""A door whose clock is behind must still be able to hand over its events. An acknowledgement is
+bound to one line of one chain, so its time of issue guards nothing."""
+
+
+class Link:
+    """The connection of one agent to its broker."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        signer: Signer,
+        root: Root,
+        agent: str,
+        *,
+        host: str,
+        port: int,
+        random: Random,
+    ) -> None:
+        self._outbox = outbox
+        self._signer = signer
+        self._trusted = root.key_ring()
+        self._site = root.site
+        self._agent = agent
+        self._host = host
+        self._port = port
+        self._random = random
+        self._sent = 0
+        self._resend_s = RESEND_S
+        self._progress = False
+
+    async def run(self) -> None:
+        """Keep the connection, and hand over what the outbox holds, for ever."""
+        attempt = 0
+        while True:
+            self._progress = False
+            pause_s = 0.0
+            try:
+                await self._connected()
+            except* (aiomqtt.MqttError, OSError) as group:
+                attempt = 0 if self._progress else attempt + 1
+                # Full jitter: after a broker's restart, a thousand doors don't come back at once.
+                pause_s = self._random.uniform(0, min(LONGEST_PAUSE_S, 2.0**attempt))
+                log.warning(
+                    "link_down",
+                    broker=f"{self._host}:{self._port}",
+                    error=str(_first(group)),
+                    waiting=self._outbox.state.waiting,
+                    again_in_s=round(pause_s, 1),
+                )
+            await asyncio.sleep(pause_s)
+
+    async def _connected(self) -> None:
+        async with aiomqtt.Client(
+            self._host,
+            self._port,
+            identifier=self._agent,
+            protocol=aiomqtt.ProtocolVersion.V311,
+            clean_session=True,  # what a broker would keep for us, we ask for again anyway
+            max_queued_incoming_messages=64,
+        ) as client:
+            await client.subscribe(down(self._site, self._agent, ACKNOWLEDGEMENT), qos=1)
+            log.info("link_up", broker=f"{self._host}:{self._port}")
+            self._sent = self._outbox.state.acknowledged
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._send(client))
+                tasks.create_task(self._receive(client))
+
+    async def _send(self, client: aiomqtt.Client) -> None:
+        topic = up(self._site, self._agent, EVENTS)
+        while True:
+            state = self._outbox.state
+            self._sent = max(self._sent, state.acknowledged)
+            room = MOST_IN_FLIGHT - (self._sent - state.acknowledged)
+            lines = await self._outbox.lines_after(
+                self._sent, min(room, MAX_LINES), MAX_PAYLOAD_BYTES
+            )
+            if not lines:
+                await self._wait(state.acknowledged)
+                continue
+            payload = join_lines(each.line for each in lines)
+            self._sent = lines[-1].sequence
+            await client.publish(topic, seal_envelope(EVENTS_TYPE, payload, [self._signer]), qos=1)
+
+    async def _wait(self, acknowledged: int) -> None:
+        """Until there is something to send; without progress, go back to the oldest line."""
+        outstanding = self._sent > acknowledged
+        pause_s = self._resend_s * self._random.uniform(0.5, 1.0) if outstanding else None
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._outbox.changed()
+        except TimeoutError:
+            self._resend_s = min(LONGEST_RESEND_S, self._resend_s * 2)
+            self._sent = acknowledged
+            log.warning("resending", after=acknowledged, waiting=self._outbox.state.waiting)
+
+    async def _receive(self, client: aiomqtt.Client) -> None:
+        async for message in client.messages:
+            if isinstance(message.payload, bytes):
+                await self._acknowledged(message.payload)
+
+    async def _acknowledged(self, data: bytes) -> None:
+        try:
+            word = open_statement(
+                data,
+                Acknowledgement,
+                self._trusted,
+                site=self._site,
+                audience=self._agent,
+                now=ANY_TIME,
+            )
+            before = self._outbox.state.acknowledged
+            if word.sequence > 0:
+                await self._outbox.acknowledge(word.chain, word.sequence, word.hash, word.issued)
+        except SchemaError as error:
+            log.warning("message_refused", refusal=type(error).__name__, detail=str(error))
+            return
+        except AcknowledgementMismatch as error:
+            log.error("acknowledgement_mismatch", detail=str(error))
+            return
+        self._progress = True
+        if self._outbox.state.acknowledged > before:
+            self._resend_s = RESEND_S
+        if word.resend and word.chain == self._outbox.state.head.chain:
+            self._sent = self._outbox.state.acknowledged
+            self._outbox.nudge()
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
