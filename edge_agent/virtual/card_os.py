@@ -96,6 +96,11 @@ class VirtualCard:
         self._tear = tear
         self._apdus = self._writes = 0
 
+    @property
+    def counted(self) -> tuple[int, int]:
+        """APDUs and memory writes since it was last armed."""
+        return self._apdus, self._writes
+
     def reset(self) -> None:
         """Power on: all that was proved is forgotten, the MF is selected."""
         self._os: CardOs | None = CardOs(self.image, self._write, self._random)
