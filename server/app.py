@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from server.api import build_api
 from server.broker.builtin import LOOPBACK, builtin_broker
-from server.broker.link import CLIENT_ID, Link
+from server.broker.link import Link, server_id
 from server.clock import SystemClock
 from server.config import BUILTIN, ServerConfig
 from server.feed.hub import Hub
@@ -77,9 +77,9 @@ async def serve(
         stack.enter_context(only_server(site.path))
         http = stack.enter_context(_listen(config.port))
         engine = await stack.enter_async_context(database(site, config))
-        url, client_id = config.broker, f"{CLIENT_ID}-{site.name}"
+        url, client_id = config.broker, server_id(site.name)
         if url == BUILTIN:
-            client_id = f"{CLIENT_ID}-{secrets.token_hex(8)}"
+            client_id = server_id(secrets.token_hex(8))
             port = await stack.enter_async_context(builtin_broker(config.broker_port, client_id))
             url = f"mqtt://{LOOPBACK}:{port}"
         hub = Hub()
@@ -107,7 +107,7 @@ async def serve(
             listening = group.create_task(ingest.link.run(welcomed))
             committing = group.create_task(ingest.pipeline.run())
             answering = group.create_task(ingest.acknowledger.run())
-            # ready means that events are heard; with a broker that is away, that the pages are there
+            # ready: events are heard; or, with a broker that is away, the pages at least are there
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FIRST_LINK_S):
                     await connected.wait()

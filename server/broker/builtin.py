@@ -17,7 +17,7 @@ from amqtt.errors import AMQTTError
 from amqtt.plugins.base import BaseTopicPlugin
 from amqtt.session import Session
 
-from server.broker.link import CLIENT_ID
+from server.broker.link import server_id
 
 LOOPBACK = "127.0.0.1"
 
@@ -31,9 +31,9 @@ class TopicRules(BaseTopicPlugin):  # type: ignore[misc]  # amqtt is untyped
 
     @dataclass
     class Config:
-        """`server` is the one client id that may publish downwards."""
+        """The one client id that may publish downwards; none: that of the topic's site."""
 
-        server: str = CLIENT_ID
+        server: str | None = None
 
     async def topic_filtering(
         self,
@@ -46,16 +46,19 @@ class TopicRules(BaseTopicPlugin):  # type: ignore[misc]  # amqtt is untyped
         if action is not Action.PUBLISH or topic is None:
             return True
         levels = topic.split("/")
-        downward = len(levels) > 2 and levels[0] == "ostiary" and levels[2] == "down"
-        return not downward or (session is not None and session.client_id == self.config.server)
+        if len(levels) < 3 or levels[0] != "ostiary" or levels[2] != "down":
+            return True
+        server = self.config.server or server_id(levels[1])
+        return session is not None and session.client_id == server
 
 
 @asynccontextmanager
-async def builtin_broker(port: int, server: str = CLIENT_ID) -> AsyncIterator[int]:
+async def builtin_broker(port: int, server: str | None = None) -> AsyncIterator[int]:
     """A broker on 127.0.0.1 while the context lasts; gives its port (0 asks for a free one).
 
     `server` is the client id that may publish on `down/`. amqtt drops an older session of the same
-    id before it asks who is there, so in one process with the server it is a fresh random name.
+    id before it asks who is there, so in one process with the server it is a fresh random name;
+    none, for servers in other processes, stands for the usual one of each site.
 
     Raises BrokerUnavailable.
     """

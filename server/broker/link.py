@@ -16,13 +16,17 @@ from server.ingest.intake import Intake, Message
 from server.ingest.metrics import IngestMetrics
 from server.state import LinkStatus
 
-CLIENT_ID = "server"
 MIN_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
 KEEPALIVE_S = 30
 _PENDING = 64
 
 log = structlog.get_logger(__name__)
+
+
+def server_id(name: str) -> str:
+    """The MQTT client id of a site's server."""
+    return f"server-{name}"
 
 
 class NoBroker(ConnectionError):
@@ -42,7 +46,7 @@ class Link:
         clock: Clock,
         metrics: IngestMetrics,
         uniform: Callable[[float, float], float],
-        client_id: str = CLIENT_ID,
+        client_id: str,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme != "mqtt" or not parts.hostname:

@@ -20,6 +20,7 @@ from schemas.statement import open_statement
 from schemas.suites import SuiteName
 from schemas.topics import ACKNOWLEDGEMENT, down
 from server.app import Serving, _assemble, database, serve
+from server.broker.builtin import builtin_broker
 from server.config import ServerConfig
 from server.feed.hub import Hub
 from server.ingest.intake import Intake, Message
@@ -368,13 +369,26 @@ async def test_neither_bad_packets_nor_dead_clients_stop_the_builtin_broker(tmp_
         await front.acknowledged(1)
 
 
+async def test_the_builtin_broker_alone_serves_a_server_in_another_process(tmp_path):
+    pen = Pen()
+    pen.write()
+    site = await make_site(tmp_path / "site", pen)
+    async with (
+        builtin_broker(0) as port,
+        running(site, f"mqtt://127.0.0.1:{port}") as serving,
+        agent(serving, pen, site) as front,
+    ):
+        await front.send(pen.message(1))
+        await front.acknowledged(1)
+
+
 async def test_only_the_server_may_speak_downwards_on_the_builtin_broker(tmp_path):
     pen = Pen()
     site = await make_site(tmp_path / "site", pen)
     async with running(site) as serving, agent(serving, pen, site) as front:
         pen.write()
         port = int(serving.broker.rpartition(":")[2])
-        async with aiomqtt.Client("127.0.0.1", port, identifier="server") as impostor:
+        async with aiomqtt.Client("127.0.0.1", port, identifier="server-demo") as impostor:
             await impostor.publish(down(SITE, pen.agent, ACKNOWLEDGEMENT), b"forged", qos=0)
             await impostor.publish("ostiary/demo/all/x", b"", qos=0)
         await front.send(pen.message(1))
