@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 from pydantic import BaseModel
 from sqlite_utils import Database
@@ -41,6 +41,16 @@ class OutboxFailed(Exception):
 
 class AcknowledgementMismatch(Exception):
     """The server acknowledged lines that this store does not hold; nothing was deleted."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An event to be stored: `data` is what `schemas.events.EVENT_DATA` has for `name`."""
+
+    name: str
+    subject: str
+    data: BaseModel
+    time: datetime
 
 
 @dataclass(frozen=True)
@@ -127,13 +137,17 @@ class Outbox:
         return self._state
 
     async def append(self, name: str, subject: str, data: BaseModel, time: datetime) -> StoredLine:
-        """Store the event `name` of `subject`, and return when it is on disk.
+        """Store one event, as `append_all` does."""
+        (stored,) = await self.append_all([Draft(name, subject, data, time)])
+        return stored
 
-        The line is written even if the caller is cancelled. Raises OutboxFailed if the disk fails
-        or the store is full.
+    async def append_all(self, drafts: Sequence[Draft]) -> list[StoredLine]:
+        """Store these events, all or none, and return when they are on disk.
+
+        They are written even if the caller is cancelled. Raises OutboxFailed if the disk fails or
+        the store is full.
         """
-        body = data.model_dump(mode="json", exclude_none=False)
-        return await self._run(self._append, name, subject, body, time)
+        return await self._run(self._append, drafts)
 
     async def lines_after(self, sequence: int, limit: int, most_bytes: int) -> list[StoredLine]:
         """The next lines after `sequence`: at most `limit`, and joined at most `most_bytes`."""
@@ -180,27 +194,27 @@ class Outbox:
 
     # What follows runs on the outbox thread.
 
-    def _append(
-        self, database: Database, name: str, subject: str, body: dict[str, Any], time: datetime
-    ) -> StoredLine:
-        if self._state.waiting + (2 if self._state.lost else 1) > self._capacity:
-            self._count_loss(time, "buffer_full")
+    def _append(self, database: Database, drafts: Sequence[Draft]) -> list[StoredLine]:
+        needed = len(drafts) + (1 if self._state.lost else 0)
+        if self._state.waiting + needed > self._capacity:
+            self._count_loss(drafts, "buffer_full")
             self._keep_loss(database)
             raise OutboxFailed(
                 f"the event store holds {self._state.waiting} events that the server has not"
-                f" acknowledged, its capacity; {name} is dropped. Restore the connection"
+                f" acknowledged, its capacity; {_names(drafts)} is dropped. Restore the connection"
             )
         writer = _Writer(self._state, self._digest, self._source)
         try:
             with database.atomic():
                 self._declare_loss(database, writer)
-                stored = writer.write(database, name, subject, body, time)
+                stored = [writer.write(database, draft) for draft in drafts]
                 self._warn(database, writer)
                 _save(database, writer.state)
         except sqlite3.Error as error:
-            self._count_loss(time, "storage_error")
+            self._count_loss(drafts, "storage_error")
             raise OutboxFailed(
-                f"{name} could not be stored: {error}. Check the disk of the state directory"
+                f"{_names(drafts)} could not be stored: {error}. Check the disk of the state"
+                " directory"
             ) from error
         self._state = writer.state
         return stored
@@ -229,15 +243,15 @@ class Outbox:
             writer.state = replace(writer.state, warned=False)
 
     def _about_agent(self, database: Database, writer: _Writer, name: str, data: BaseModel) -> None:
-        subject = "agent/" + self._source.rpartition("/")[2]
-        writer.write(database, name, subject, data.model_dump(mode="json"), self._clock.now())
+        subject = "agents/" + self._source.rpartition("/")[2]
+        writer.write(database, Draft(name, subject, data, self._clock.now()))
 
-    def _count_loss(self, time: datetime, why: Why) -> None:
+    def _count_loss(self, drafts: Sequence[Draft], why: Why) -> None:
         """In memory at least: a disk that fails can't be told either."""
-        lost, stamp = self._state.lost, time.isoformat()
-        if lost is None:
-            lost = Loss(0, stamp, stamp, why)
-        self._state = replace(self._state, lost=replace(lost, count=lost.count + 1, last=stamp))
+        first, last = drafts[0].time.isoformat(), drafts[-1].time.isoformat()
+        lost = self._state.lost or Loss(0, first, last, why)
+        lost = replace(lost, count=lost.count + len(drafts), last=last)
+        self._state = replace(self._state, lost=lost)
 
     def _keep_loss(self, database: Database) -> None:
         try:
@@ -278,21 +292,23 @@ class _Writer:
         self._digest = digest
         self._source = source
 
-    def write(
-        self, database: Database, name: str, subject: str, body: dict[str, Any], time: datetime
-    ) -> StoredLine:
+    def write(self, database: Database, draft: Draft) -> StoredLine:
         line, head = compose_line(
             self.state.head,
             self._digest,
             source=self._source,
-            type=event_type(name),
-            subject=subject,
-            time=time,
-            data=body,
+            type=event_type(draft.name),
+            subject=draft.subject,
+            time=draft.time,
+            data=draft.data.model_dump(mode="json"),
         )
         database.execute("INSERT INTO lines VALUES (?, ?)", [head.sequence, line])
         self.state = replace(self.state, head=head)
         return StoredLine(f"{head.chain}-{head.sequence}", head.sequence, line)
+
+
+def _names(drafts: Sequence[Draft]) -> str:
+    return ", ".join(draft.name for draft in drafts)
 
 
 def _open(database: Database, random: RandomBytes) -> OutboxState:

@@ -42,7 +42,7 @@ async def open_outbox(path: Path, capacity: int = 100) -> Outbox:
 
 
 async def append(outbox: Outbox, name: str = "door.closed"):
-    return await outbox.append(name, "door/front", DoorData(door="front", clock=SYNCED), NOW)
+    return await outbox.append(name, "doors/front", DoorData(door="front", clock=SYNCED), NOW)
 
 
 def names(lines):

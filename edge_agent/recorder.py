@@ -1,0 +1,58 @@
+"""Turns what happens into events: stamps them, stores them, and says when that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from edge_agent.clock import Clock
+from edge_agent.core.trusted_time import TrustedTime
+from edge_agent.log import log
+from edge_agent.outbox import Draft, Outbox, OutboxFailed, StoredLine
+from schemas.events import EVENT_DATA, ClockStatus
+
+
+class Recorder:
+    """The way into the outbox for the whole agent. It never raises for a full or failing disk."""
+
+    def __init__(
+        self, outbox: Outbox, clock: Clock, time: TrustedTime, agent: str, version: str
+    ) -> None:
+        self.outbox = outbox
+        self.clock = clock
+        self.time = time
+        self.agent = agent
+        self.version = version
+
+    def judge_time(self) -> tuple[datetime, ClockStatus]:
+        """The time to decide by, and how far it can be trusted."""
+        monotonic_s = self.clock.monotonic()
+        self.time.learn(self.outbox.state.server_time, monotonic_s)
+        judged = self.time.judge(self.clock.now(), monotonic_s)
+        if not judged.trusted:
+            return judged.now, ClockStatus(status="untrusted")
+        return judged.now, self.clock.status()
+
+    def about_door(self, name: str, door: str, **data: Any) -> Draft:
+        """An event at a door, now."""
+        return self._draft(name, f"doors/{door}", {"door": door, **data})
+
+    def about_agent(self, name: str, **data: Any) -> Draft:
+        """An event of the agent itself, now."""
+        return self._draft(name, f"agents/{self.agent}", data)
+
+    def _draft(self, name: str, subject: str, data: dict[str, Any]) -> Draft:
+        _, status = self.judge_time()
+        model = EVENT_DATA[name].model_validate({"clock": status, **data})
+        return Draft(name, subject, model, self.clock.now())
+
+    async def record(self, drafts: Sequence[Draft]) -> list[StoredLine]:
+        """Store the events; none if that failed: they are counted, and declared lost later."""
+        if not drafts:
+            return []
+        try:
+            return await self.outbox.append_all(drafts)
+        except OutboxFailed as error:
+            log.error("event_lost", names=[draft.name for draft in drafts], why=str(error))
+            return []
