@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -333,6 +334,29 @@ async def test_a_failed_commit_acknowledges_nothing_and_shows_nothing(
         await front.send(pen.message(2, 4))
         await front.acknowledged(4)
     assert [event.line for event in await stored(site)] == pen.lines
+
+
+async def test_a_writer_from_outside_makes_the_commit_fail_and_the_server_read_again(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("server.ingest.pipeline.FIRST_BACKOFF_S", 0.01)
+    pen = Pen()
+    pen.write_many(2)
+    site = await make_site(tmp_path / "site", pen)
+    async with running(site) as serving, agent(serving, pen, site) as front:
+        await front.send(pen.message(1))
+        await front.acknowledged(1)
+        with sqlite3.connect(site.database) as db:  # takes the position that comes next
+            db.execute(
+                "insert into events (position, source, chain, sequence, line, type, subject,"
+                " time_us, recorded_us) values (2, 'x', 'x', 1, x'00', 't', 's', 0, 0)"
+            )
+        db.close()
+        async with asyncio.timeout(LIMIT_S):
+            while len(await stored(site)) < 3:
+                await front.send(pen.message(2))  # as agents do until they are acknowledged
+                await asyncio.sleep(0.1)
+        await front.acknowledged(2)
 
 
 async def test_an_alarm_whose_commit_failed_is_said_by_the_next_one(

@@ -110,6 +110,13 @@ def test_a_changed_column_is_found(site_dir, change, sequence):
     assert sequence in [bad["sequence"] for bad in found if bad["chain"] == CHAIN]
 
 
+def test_a_chain_whose_last_signature_was_taken_is_found(site_dir):
+    change = "signature = null, keyid = null, signed_from = null"
+    edit(site_dir, f"update events set {change} where chain = ? and sequence = 8", CHAIN)
+    (bad,) = [c["bad"] for c in verify(site_dir)["chains"] if c["bad"]]
+    assert (bad["sequence"], bad["why"]) == (5, "no signature covers this line")
+
+
 @pytest.mark.parametrize("sequence", [1, 3, 4, 8])
 def test_a_line_taken_out_is_found(site_dir, sequence):
     edit(site_dir, "delete from events where chain = ? and sequence = ?", CHAIN, sequence)

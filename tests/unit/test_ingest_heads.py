@@ -136,6 +136,12 @@ def test_beyond_a_gap_nothing_is_stored_and_a_resend_is_asked(receiver, pen):
     assert not batch.resend
 
 
+def test_a_gap_that_closes_within_its_batch_is_not_asked_for(receiver, pen):
+    batch = receiver.receive(pen, pen.message(2), pen.message(1, 2))
+    assert receiver.lines == pen.lines[:2]
+    assert (batch.resend, batch.alarms) == ({}, [])
+
+
 def test_a_chain_that_begins_with_a_gap_is_asked_for_from_the_start(receiver, pen):
     batch = receiver.receive(pen, pen.message(3))
     assert batch.resend == {"front": pen.head.chain}
