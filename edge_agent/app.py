@@ -1,0 +1,240 @@
+"""The agent, put together: doors, link, policy, clock and watchdog in one task group."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from zoneinfo import ZoneInfo
+
+from edge_agent.clock import Clock, SystemClock
+from edge_agent.config import Config, Door, GpioIo, PcscReaderConfig
+from edge_agent.core.decision import Direction, DoorView
+from edge_agent.core.lockout import Lockout
+from edge_agent.core.trusted_time import TrustedTime
+from edge_agent.door_io.gpio import GpioDoorIo
+from edge_agent.door_io.port import DoorIo
+from edge_agent.door_task import DoorTask
+from edge_agent.elements import Elements
+from edge_agent.files import read_kek
+from edge_agent.house import House
+from edge_agent.identity import open_identity
+from edge_agent.link import Link
+from edge_agent.log import log
+from edge_agent.outbox import Outbox
+from edge_agent.policy_watch import PolicyWatch
+from edge_agent.readers.pcsc import PcscReader
+from edge_agent.readers.port import Reader
+from edge_agent.recorder import Recorder
+from edge_agent.state_dir import hold
+from edge_agent.store import PolicyStore
+from edge_agent.virtual.doorway import Doorway
+from edge_agent.watchdog import Notifier
+from schemas.envelope import Signer
+from schemas.errors import SchemaError
+from schemas.events import agent_source
+from schemas.policy import DoorSettings
+from schemas.root import Root
+from schemas.suites import suite
+
+CLOCK_LOOK_S = 1.0
+STEP_S = 2.0
+RESTART_PAUSE_S = 5.0
+
+
+class CannotStart(Exception):
+    """Something the agent can't be without; the message says what to do."""
+
+
+@dataclass
+class Parts:
+    """What every command of the agent stands on."""
+
+    config: Config
+    root: Root
+    clock: Clock
+    signer: Signer
+    elements: Elements
+
+    @classmethod
+    def open(cls, config: Config) -> Parts:
+        """Read the root document and open the agent's secrets, making them at first use.
+
+        Raises CannotStart, UnsafeKeyFile, SchemaError or OSError.
+        """
+        root = load_root(config)
+        kek = read_kek(config.sealing_key, secrets.token_bytes)
+        signer = open_identity(
+            config.state_dir, config.agent, kek, suite(root.suite), secrets.token_bytes
+        )
+        elements = Elements(config.state_dir, kek, secrets.token_bytes)
+        return cls(config, root, SystemClock(), signer, elements)
+
+    async def open_outbox(self) -> Outbox:
+        """The agent's event store."""
+        return await Outbox.open(
+            self.config.outbox_path,
+            digest=suite(self.root.suite).digest,
+            source=agent_source(self.config.site, self.config.agent),
+            clock=self.clock,
+            random=secrets.token_bytes,
+            capacity=self.config.capacity,
+        )
+
+    def default_view(self, door: str) -> DoorView:
+        """A door that no policy speaks of: one lock, one domain, and nobody may pass."""
+        return DoorView(DoorSettings(domain=door, suite=self.root.suite), ZoneInfo("UTC"))
+
+    def open_io(self, door: Door, doorway: Doorway) -> DoorIo:
+        """The door's hardware."""
+        if isinstance(door.io, GpioIo):
+            return GpioDoorIo(**door.io.model_dump(exclude={"kind"}))
+        return doorway.door_io(door.door)
+
+    def open_reader(self, door: Door, direction: Direction, doorway: Doorway) -> Reader:
+        """The reader on one side of the door."""
+        (reader,) = (each for each in door.readers if each.direction == direction)
+        if isinstance(reader, PcscReaderConfig):
+            return PcscReader(reader.name, self.clock)
+        return doorway.reader(door.door, direction)
+
+
+def load_root(config: Config) -> Root:
+    """The pinned root document. Raises CannotStart."""
+    try:
+        root = Root.model_validate_json(config.root.read_bytes())
+        root.key_ring()
+    except OSError as error:
+        raise CannotStart(
+            f"{config.root}: the site's root document can't be read ({error.strerror}); copy"
+            " root.json from the server's site directory"
+        ) from None
+    except (ValueError, SchemaError) as error:
+        raise CannotStart(f"{config.root}: is not a root document: {error}") from None
+    if root.site != config.site:
+        raise CannotStart(f"{config.root}: is of site {root.site!r}, not {config.site!r}")
+    return root
+
+
+async def run_agent(config: Config, notifier: Notifier) -> None:
+    """Serve the doors until SIGTERM or SIGINT. Raises what `Parts.open` raises, StateDirBusy."""
+    with hold(config.state_dir):
+        parts = Parts.open(config)
+        async with AsyncExitStack() as stack:
+            outbox = await parts.open_outbox()
+            stack.push_async_callback(outbox.close)
+            store = await PolicyStore.open(config.policy_path)
+            stack.push_async_callback(store.close)
+            await _serve(parts, outbox, store, notifier)
+    log.info("stopped", agent=config.agent)
+
+
+async def _serve(parts: Parts, outbox: Outbox, store: PolicyStore, notifier: Notifier) -> None:
+    config, clock = parts.config, parts.clock
+    recorder = Recorder(outbox, clock, TrustedTime(), config.agent, version("ostiary"))
+    doorway = Doorway(config.doorway_path, clock)
+    house = House(
+        site=config.site,
+        recorder=recorder,
+        store=store,
+        elements=parts.elements,
+        lockout=Lockout(),
+        random=secrets.token_bytes,
+        default_view=parts.default_view,
+        open_io=lambda door: parts.open_io(door, doorway),
+        open_reader=lambda door, direction: parts.open_reader(door, direction, doorway),
+    )
+    begin = asyncio.Event()
+    doors = [DoorTask(door, house, begin) for door in config.doors]
+
+    async def policy_applied() -> None:
+        for door in doors:
+            await door.policy_changed()
+
+    policy = PolicyWatch(config.policy, parts.root, store, recorder, policy_applied)
+    policy.learn_time()
+    link = Link(
+        outbox,
+        parts.signer,
+        parts.root,
+        config.agent,
+        host=config.broker.host,
+        port=config.broker.port,
+        random=random.SystemRandom(),
+    )
+    stop = _stop_signals(policy)
+    cause = await outbox.begin()
+    async with asyncio.TaskGroup() as tasks:
+        work = [tasks.create_task(door.run()) for door in doors]
+        for door in doors:
+            await door.opened.wait()
+        applied = store.applied
+        started = recorder.about_agent(
+            "agent.started",
+            cause=cause,
+            version=recorder.version,
+            doors={door.name: door.contact for door in doors},
+            policy_version=None if applied is None else applied.version,
+        )
+        await recorder.record([started])
+        await policy.look()
+        begin.set()
+        work += [
+            tasks.create_task(_keep(name, function))
+            for name, function in {
+                "link": link.run,
+                "policy": policy.run,
+                "clock": lambda: _watch_clock(recorder),
+                "watchdog": notifier.keep_alive,
+            }.items()
+        ]
+        async with doorway:
+            log.info("ready", agent=config.agent, doors=[door.name for door in doors])
+            notifier.ready()
+            await stop.wait()
+            notifier.stopping()
+            log.info("stopping", agent=config.agent)
+            for task in work:
+                task.cancel()
+            await asyncio.wait(work)
+
+
+def _stop_signals(policy: PolicyWatch) -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, policy.look_now)
+    return stop
+
+
+async def _keep(name: str, function: Callable[[], Awaitable[None]]) -> None:
+    """Run a part that the doors can do without; if it fails, say so and start it again."""
+    while True:
+        try:
+            await function()
+        except Exception:
+            log.exception("part_failed", part=name)
+        else:
+            return
+        await asyncio.sleep(RESTART_PAUSE_S)
+
+
+async def _watch_clock(recorder: Recorder) -> None:
+    """Report when the wall clock moves against the monotonic one."""
+    clock = recorder.clock
+    wall, monotonic_s = clock.now(), clock.monotonic()
+    while True:
+        await asyncio.sleep(CLOCK_LOOK_S)
+        new_wall, new_monotonic_s = clock.now(), clock.monotonic()
+        step_s = (new_wall - wall).total_seconds() - (new_monotonic_s - monotonic_s)
+        wall, monotonic_s = new_wall, new_monotonic_s
+        if abs(step_s) > STEP_S:
+            step_ms = round(step_s * 1000, 1)
+            log.warning("clock_stepped", step_ms=step_ms)
+            await recorder.record([recorder.about_agent("agent.clock_stepped", step_ms=step_ms)])

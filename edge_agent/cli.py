@@ -1,0 +1,180 @@
+"""The command line of the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from edge_agent.app import CannotStart, Parts, load_root, run_agent
+from edge_agent.bind_desk import bind_cards, read_transport_keys
+from edge_agent.config import Config, ConfigError, load_config
+from edge_agent.database import connect
+from edge_agent.files import UnsafeKeyFile
+from edge_agent.identity import identity_json
+from edge_agent.log import configure_log
+from edge_agent.outbox import read_state
+from edge_agent.readers.port import ReaderUnavailable
+from edge_agent.secure_element.port import ElementUnavailable
+from edge_agent.state_dir import StateDirBusy
+from edge_agent.store import read_version
+from edge_agent.watchdog import Notifier
+from schemas.errors import SchemaError
+
+app = typer.Typer(
+    help="Decides at the door who may enter, drives the strike, and signs what happened.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+ConfigOption = Annotated[
+    Path,
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="OSTIARY_AGENT_CONFIG",
+        help="The TOML file; OSTIARY_AGENT_* variables stand over it.",
+        dir_okay=False,
+    ),
+]
+DEFAULT_CONFIG = Path("/etc/ostiary/agent.toml")
+REFUSALS = (
+    CannotStart,
+    ConfigError,
+    ElementUnavailable,
+    OSError,
+    ReaderUnavailable,
+    SchemaError,
+    StateDirBusy,
+    UnsafeKeyFile,
+)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """A refusal that names its cause is a message and exit code 1, not a traceback."""
+    try:
+        yield
+    except REFUSALS as error:
+        Console(stderr=True).print(f"[red]ostiary-agent:[/red] {error}", soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Serve the doors until SIGTERM; SIGHUP reads the policy again. Logs to standard error."""
+    with _explained():
+        settings = load_config(config, os.environ)
+        configure_log(settings.log_level)
+        asyncio.run(run_agent(settings, Notifier()))
+
+
+@app.command()
+def status(
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Show what the state directory says: event chain, what waits for the server, policy."""
+    with _explained():
+        found = _status(load_config(config, os.environ))
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table(show_header=False, box=None)
+    for key, value in found.items():
+        table.add_row(key.replace("_", " "), "none" if value is None else str(value))
+    Console().print(table)
+
+
+def _status(config: Config) -> dict[str, Any]:
+    for path in (config.outbox_path, config.policy_path):
+        if not path.exists():
+            raise CannotStart(f"{path} is not there: the agent has never run with this state_dir")
+    outbox, store = connect(config.outbox_path), connect(config.policy_path)
+    try:
+        state, policy = read_state(outbox), read_version(store)
+    finally:
+        outbox.close()
+        store.close()
+    age_s = None if policy is None else (datetime.now(UTC) - policy[1]).total_seconds()
+    return {
+        "site": config.site,
+        "agent": config.agent,
+        "chain": state.head.chain,
+        "sequence": state.head.sequence,
+        "hash": state.head.hash,
+        "acknowledged": state.acknowledged,
+        "unacknowledged": state.waiting,
+        "capacity": config.capacity,
+        "lost": 0 if state.lost is None else state.lost.count,
+        "policy_version": None if policy is None else policy[0],
+        "policy_age_s": None if age_s is None else round(age_s, 1),
+    }
+
+
+@app.command()
+def check_config(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Say whether the configuration and the root document can be used; touch nothing."""
+    with _explained():
+        settings = load_config(config, os.environ)
+        root = load_root(settings)
+    doors = ", ".join(door.door for door in settings.doors)
+    Console().print(f"{config} is good: site {root.site}, suite {root.suite}, doors {doors}")
+    if not settings.policy.exists():
+        Console().print(f"{settings.policy} is not there yet: the doors will let nobody in")
+
+
+@app.command()
+def identity(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Print this agent's public key as JSON for `ostiary agents add`; make it at first use."""
+    with _explained():
+        settings = load_config(config, os.environ)
+        parts = Parts.open(settings)
+    print(identity_json(settings.agent, parts.signer))
+
+
+@app.command()
+def bind(
+    transport_keys: Annotated[
+        Path,
+        typer.Option(
+            help="CSV from the card's maker: card,transport_key in hex. Keep it off this machine"
+            " when done.",
+            dir_okay=False,
+        ),
+    ],
+    config: ConfigOption = DEFAULT_CONFIG,
+    count: Annotated[int, typer.Option(min=1, help="How many cards to wait for.")] = 1,
+) -> None:
+    """Give cards held to the first reader the keys of its door; print each card's id.
+
+    The agent must not be running. A card that is bound already counts, and stays as it is.
+    """
+    with _explained():
+        settings = load_config(config, os.environ)
+        configure_log(settings.log_level)
+        keys = read_transport_keys(transport_keys)
+        asyncio.run(
+            bind_cards(
+                settings,
+                keys,
+                count,
+                bound=lambda card: print(card, flush=True),
+                refused=lambda why: print(f"not bound: {why}", file=sys.stderr),
+            )
+        )
+
+
+def main() -> None:
+    """The `ostiary-agent` program."""
+    app()

@@ -1,0 +1,219 @@
+"""One door at work: its readers, its hardware and its clock, around the pure parts in `core`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+from edge_agent.config import Door
+from edge_agent.core.decision import Direction
+from edge_agent.core.door import (
+    Contact,
+    DoorState,
+    Emit,
+    Grant,
+    Granted,
+    Input,
+    Output,
+    SetStrike,
+    SettingsChanged,
+    Tick,
+    initial,
+    next_deadline,
+    step,
+)
+from edge_agent.door_io.port import DoorIo
+from edge_agent.house import House
+from edge_agent.log import log
+from edge_agent.readers.port import CardRemoved, Feedback, Reader, ReaderUnavailable
+from edge_agent.tap import Tap, TapOutcome
+from schemas.events import Latency
+from schemas.policy import DoorSettings
+
+READER_PAUSE_S = 2.0
+RESTART_PAUSE_S = 2.0
+MOST_LATENCIES = 64
+
+
+class DoorTask:
+    """Serves one door for ever; whatever goes wrong here stays here."""
+
+    def __init__(self, door: Door, house: House, begin: asyncio.Event) -> None:
+        self.name = door.door
+        self.opened = asyncio.Event()
+        """Set once the hardware was looked at, working or not."""
+        self.contact: Contact = "unknown"
+        self._door = door
+        self._house = house
+        self._begin = begin
+        self._io: DoorIo | None = None
+        self._state: DoorState | None = None
+        self._fault: str | None = None
+        self._moved = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
+        self._latencies: dict[str, Latency] = {}
+
+    async def run(self) -> None:
+        """Serve; after an unexpected error say so and start again."""
+        while True:
+            try:
+                await self._serve()
+            except* Exception as group:
+                detail = _first(group)
+                log.exception("door_failed", door=self.name, exc_info=detail)
+                if not self.opened.is_set():
+                    self.contact = "fault"
+                    self.opened.set()
+                await self._begin.wait()
+                await self._report_fault(f"{type(detail).__name__}: {detail}"[:500])
+            await asyncio.sleep(RESTART_PAUSE_S)
+
+    async def policy_changed(self) -> None:
+        """Go by the settings that are in force now."""
+        if self._state is not None:
+            await self._take(SettingsChanged(self._settings()))
+
+    async def _serve(self) -> None:
+        recorder = self._house.recorder
+        async with AsyncExitStack() as hardware:
+            io = self._house.open_io(self._door)
+            hardware.push_async_callback(self._lock_up, io)
+            readers: list[tuple[Direction, Reader]] = []
+            for each in self._door.readers:
+                reader = self._house.open_reader(self._door, each.direction)
+                hardware.push_async_callback(reader.close)
+                readers.append((each.direction, reader))
+            self.contact = io.contact()
+            now_s = recorder.clock.monotonic()
+            self._io = io
+            self._state, outputs = initial(self._settings(), self.contact, now_s)
+            self.opened.set()
+            await self._begin.wait()
+            await self._carry_out(outputs)
+            await self._report_recovery()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._watch_inputs(io))
+                tasks.create_task(self._watch_time())
+                for direction, reader in readers:
+                    tasks.create_task(self._watch_reader(direction, reader))
+
+    async def _lock_up(self, io: DoorIo) -> None:
+        self._io = self._state = None
+        await io.close()
+
+    async def _report_recovery(self) -> None:
+        if self._fault is not None:
+            recorder = self._house.recorder
+            draft = recorder.about_door("door.fault.cleared", self.name, detail=self._fault)
+            self._fault = None
+            await recorder.record([draft])
+
+    async def _report_fault(self, detail: str) -> None:
+        if self._fault is not None:
+            return
+        self._fault = detail
+        recorder = self._house.recorder
+        await recorder.record([recorder.about_door("door.fault", self.name, detail=detail)])
+
+    async def _watch_inputs(self, io: DoorIo) -> None:
+        while True:
+            await self._take(await io.next_input())
+
+    async def _watch_time(self) -> None:
+        while True:
+            self._moved.clear()
+            deadline = None if self._state is None else next_deadline(self._state)
+            try:
+                now_s = self._house.recorder.clock.monotonic()
+                async with asyncio.timeout(None if deadline is None else max(0, deadline - now_s)):
+                    await self._moved.wait()
+            except TimeoutError:
+                await self._take(Tick())
+
+    async def _watch_reader(self, direction: Direction, reader: Reader) -> None:
+        tap = Tap(self.name, direction, self._house)
+        while True:
+            try:
+                card = await reader.next_card()
+            except ReaderUnavailable as error:
+                log.error("reader_unavailable", door=self.name, direction=direction, why=str(error))
+                await self._report_fault(f"reader {direction}: {error}"[:500])
+                await asyncio.sleep(READER_PAUSE_S)
+                continue
+            await self._report_recovery()
+            try:
+                outcome = await tap.decide(card)
+            except (CardRemoved, TimeoutError) as error:
+                log.info("card_removed", door=self.name, direction=direction, why=str(error))
+                await reader.feedback(Feedback.TRY_AGAIN)
+                continue
+            if outcome.grant is not None:
+                await self._let_in(outcome, outcome.grant)
+            await reader.feedback(outcome.feedback)
+            log.info(
+                "decided",
+                door=self.name,
+                direction=direction,
+                granted=outcome.grant is not None,
+                reason=outcome.reason,
+                tap_to_decision_ms=outcome.decision_ms,
+                event_id=outcome.event_id,
+            )
+
+    async def _let_in(self, outcome: TapOutcome, grant: Grant) -> None:
+        def strike_moved() -> None:
+            strike_ms = (self._house.recorder.clock.monotonic() - outcome.entered_s) * 1000
+            self._latencies[grant.id] = Latency(
+                decision=outcome.decision_ms, strike=round(strike_ms, 3)
+            )
+            while len(self._latencies) > MOST_LATENCIES:
+                del self._latencies[next(iter(self._latencies))]
+            log.info(
+                "strike_released",
+                door=self.name,
+                grant=grant.id,
+                tap_to_strike_ms=round(strike_ms, 3),
+            )
+
+        await self._take(Granted(grant), strike_moved)
+
+    async def _take(self, input: Input, strike_moved: Callable[[], None] = lambda: None) -> None:
+        async with self._one_at_a_time:
+            if self._state is None:
+                return  # the door is being started again, and locked
+            now_s = self._house.recorder.clock.monotonic()
+            self._state, outputs = step(self._state, input, now_s)
+            self._moved.set()
+            await self._carry_out(outputs, strike_moved)
+
+    async def _carry_out(
+        self, outputs: Sequence[Output], strike_moved: Callable[[], None] = lambda: None
+    ) -> None:
+        """The strike first: what is told of it may wait for the disk."""
+        for output in outputs:
+            if isinstance(output, SetStrike) and self._io is not None:
+                await self._io.set_strike(output.released)
+        strike_moved()
+        recorder = self._house.recorder
+        drafts = [
+            recorder.about_door(output.name, self.name, **self._data(output))
+            for output in outputs
+            if isinstance(output, Emit)
+        ]
+        await recorder.record(drafts)
+
+    def _data(self, output: Emit) -> dict[str, Any]:
+        if output.grant is None:
+            return output.data
+        return {**output.data, "latency_ms": self._latencies[output.grant.id]}
+
+    def _settings(self) -> DoorSettings:
+        return self._house.view(self.name).settings
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

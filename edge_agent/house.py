@@ -1,0 +1,38 @@
+"""What all doors of one agent share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge_agent.config import Door
+from edge_agent.core.decision import Direction, DoorView
+from edge_agent.core.lockout import Lockout
+from edge_agent.door_io.port import DoorIo
+from edge_agent.elements import Elements
+from edge_agent.readers.port import Reader
+from edge_agent.recorder import Recorder
+from edge_agent.store import PolicyStore
+from schemas.suites import RandomBytes
+
+
+@dataclass(frozen=True)
+class House:
+    """The shared parts, and how a door gets its own hardware."""
+
+    site: str
+    recorder: Recorder
+    store: PolicyStore
+    elements: Elements
+    lockout: Lockout
+    random: RandomBytes
+    default_view: Callable[[str], DoorView]
+    """What a door goes by while no policy speaks of it."""
+    open_io: Callable[[Door], DoorIo]
+    open_reader: Callable[[Door, Direction], Reader]
+
+    def view(self, door: str) -> DoorView:
+        """What the policy in force says of a door."""
+        applied = self.store.applied
+        view = None if applied is None else applied.doors.get(door)
+        return view or self.default_view(door)

@@ -1,0 +1,161 @@
+"""One tap, from the card in the field to a decision that is on disk."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from edge_agent.card.application import UnlockQuestion, unlock
+from edge_agent.card.session import perform
+from edge_agent.core.decision import Circumstances, Decision, Direction, DoorView, decide
+from edge_agent.core.door import Grant
+from edge_agent.core.proof import Proof, ProofOutcome
+from edge_agent.house import House
+from edge_agent.log import log
+from edge_agent.outbox import Draft, StoredLine
+from edge_agent.readers.port import CardChannel, Feedback
+from edge_agent.store import Found
+from schemas.events import Latency
+from schemas.reasons import Reason
+
+CARD_TIMEOUT_S = 5.0
+"""A card that takes longer than this for the whole conversation is told to try again."""
+DURABLE_WITHIN_S = 0.1
+"""A disk that takes longer to store the grant does not hold the door."""
+
+
+@dataclass(frozen=True)
+class TapOutcome:
+    """What came of it. `grant` is None where the door stays shut."""
+
+    entered_s: float
+    decision_ms: float
+    feedback: Feedback
+    grant: Grant | None
+    reason: Reason | None
+    event_id: str | None
+
+
+class Tap:
+    """Taps at one reader."""
+
+    def __init__(self, door: str, direction: Direction, house: House) -> None:
+        self._door = door
+        self._direction = direction
+        self._house = house
+        self._late: set[asyncio.Task[list[StoredLine]]] = set()
+
+    async def decide(self, card: CardChannel) -> TapOutcome:
+        """Ask the card, decide, store. Raises CardRemoved or TimeoutError if the card went away."""
+        house = self._house
+        settings = house.view(self._door).settings
+        element = house.elements.get(settings.domain, settings.suite)
+        question = UnlockQuestion.of(house.site, settings)
+        clock = house.recorder.clock
+        async with asyncio.timeout(CARD_TIMEOUT_S):
+            proof = await perform(unlock(question, house.random), card, element, clock)
+        found = await house.store.find(proof.card_id)
+        now, status = house.recorder.judge_time()
+        at = Circumstances(
+            direction=self._direction,
+            now=now,
+            policy_age_s=_age_s(found, now),
+            clock_trusted=status.status != "untrusted",
+            locked_out_s=self._locked_out_s(proof),
+        )
+        view = house.view(self._door)
+        decision = decide(view, found.card, revoked=found.revoked, proof=proof, circumstances=at)
+        decision_ms = round((clock.monotonic() - card.entered) * 1000, 3)
+        self._count(proof, decision)
+        draft = self._draft(
+            view, found, proof=proof, decision=decision, at=at, decision_ms=decision_ms
+        )
+        stored = await self._store(draft)
+        grant = None
+        if decision.granted:
+            person = found.card.person if found.card else None
+            # Without an id of its own, a grant is still told apart from the others.
+            grant = Grant(
+                stored.id if stored else f"unstored-{draft.time.isoformat()}", proof.card_id, person
+            )
+        return TapOutcome(
+            card.entered,
+            decision_ms,
+            _feedback(proof, decision),
+            grant,
+            decision.reason,
+            stored.id if stored else None,
+        )
+
+    async def _store(self, draft: Draft) -> StoredLine | None:
+        task = asyncio.create_task(self._house.recorder.record([draft]))
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+        done, _ = await asyncio.wait({task}, timeout=DURABLE_WITHIN_S)
+        if not done:
+            log.warning("store_slow", door=self._door, name=draft.name)
+            return None
+        return next(iter(task.result()), None)
+
+    def _keys(self, proof: Proof) -> list[str]:
+        reader = f"reader {self._door} {self._direction}"
+        return [reader] if proof.card_id is None else [f"card {proof.card_id}", reader]
+
+    def _locked_out_s(self, proof: Proof) -> float:
+        now_s = self._house.recorder.clock.monotonic()
+        return max(self._house.lockout.remaining_s(key, now_s) for key in self._keys(proof))
+
+    def _count(self, proof: Proof, decision: Decision) -> None:
+        if decision.reason is Reason.LOCKED_OUT or proof.outcome is ProofOutcome.UNREADABLE:
+            return  # neither is a guess at a key
+        now_s = self._house.recorder.clock.monotonic()
+        for key in self._keys(proof):
+            if decision.reason is Reason.CARD_AUTH_FAILED:
+                self._house.lockout.failed(key, now_s)
+            elif proof.outcome is ProofOutcome.PROVED:
+                self._house.lockout.succeeded(key)
+
+    def _draft(
+        self,
+        view: DoorView,
+        found: Found,
+        *,
+        proof: Proof,
+        decision: Decision,
+        at: Circumstances,
+        decision_ms: float,
+    ) -> Draft:
+        data: dict[str, Any] = {
+            "direction": self._direction,
+            "card": proof.card_id,
+            "person": found.card.person if found.card else None,
+            "domain": view.settings.domain,
+            "key_version": proof.key_version,
+            "policy_version": found.applied.version if found.applied else None,
+            "policy_age_s": at.policy_age_s,
+            "latency_ms": Latency(decision=decision_ms),
+            "response_ms": proof.response_ms,
+        }
+        if decision.granted:
+            data["response_ms"] = proof.response_ms or 0.0
+            return self._house.recorder.about_door("access.granted", self._door, **data)
+        data |= {"reason": decision.reason, "detail": decision.detail}
+        return self._house.recorder.about_door("access.denied", self._door, **data)
+
+
+def _age_s(found: Found, now: datetime) -> float | None:
+    if found.applied is None:
+        return None
+    return max(0.0, round((now - found.applied.issued).total_seconds(), 3))
+
+
+def _feedback(proof: Proof, decision: Decision) -> Feedback:
+    if decision.granted:
+        return Feedback.GRANTED
+    if proof.outcome is ProofOutcome.UNREADABLE:
+        return Feedback.TRY_AGAIN
+    if decision.reason is Reason.SECURE_ELEMENT_UNAVAILABLE:
+        return Feedback.ERROR
+    return Feedback.DENIED
