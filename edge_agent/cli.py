@@ -66,7 +66,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except REFUSALS as error:
-        Console(stderr=True).print(f"[red]ostiary-agent:[/red] {error}", soft_wrap=True)
+        Console(stderr=True).print(f"ostiary-agent: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
 
