@@ -29,7 +29,7 @@ async def measure(name: SuiteName) -> list[Row]:
             await building.start()
             async with building.doorway("front") as doorway:
                 for _ in range(TAPS):
-                    outcome = await doorway.tap(building.cards["alice"])
+                    outcome = await building.tap(doorway, "alice")
                     assert outcome == "granted", outcome
         finally:
             await building.stop()

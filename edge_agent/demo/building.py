@@ -11,6 +11,7 @@ import json
 import secrets
 import shutil
 import socket
+from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Literal
 import httpx
 
 from edge_agent.demo.cast import CAST, policy_for
+from edge_agent.demo.forgery import copied_card
 from edge_agent.demo.processes import Child, ProcessFailed, command, run, stop_all
 from edge_agent.virtual.card_os import VirtualCard
 from edge_agent.virtual.people import Doorway
@@ -76,6 +78,7 @@ class Building:
     broker_port: int = field(default_factory=free_port)
     children: dict[str, Child] = field(default_factory=dict)
     cards: dict[str, VirtualCard] = field(default_factory=dict)
+    _in_hand: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
     @property
     def url(self) -> str:
@@ -99,6 +102,11 @@ class Building:
         """Where people meet the door."""
         return Doorway(self.config(door).parent / "state" / "doorway.sock", door)
 
+    async def tap(self, doorway: Doorway, name: str) -> str:
+        """Hold a person's card to a reader; a card can't be at two doors at once."""
+        async with self._in_hand[name]:
+            return await doorway.tap(self.cards[name])
+
     async def set_up(self) -> None:
         """Make the site, enrol the agents, bind the cards, sign the policies. Starts nothing."""
         await run(
@@ -107,7 +115,7 @@ class Building:
         await asyncio.gather(*(self._identify(door) for door in self.doors))
         for door in self.doors:
             await self._ostiary("agents", "add", "--yes", self._identity(door))
-        self._make_cards()
+        await self._make_cards()
         await asyncio.gather(*(self._bind_cards(door) for door in self.doors))
         policy = self.folder / "policy.json"
         policy.write_text(json.dumps(policy_for(self.doors, self.suite, datetime.now(UTC))))
@@ -207,23 +215,24 @@ class Building:
         identity = await run(command("ostiary-agent", "identity", "--config", configuration))
         self._identity(door).write_text(identity)
 
-    def _make_cards(self) -> None:
+    async def _make_cards(self) -> None:
         folder = self.folder / "cards"
         folder.mkdir()
         with (self.folder / "transport_keys.csv").open("w", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(["card", "transport_key"])
             for person in CAST:
+                path = folder / f"{person.name}.card"
+                if person.copies is not None:
+                    self.cards[person.name] = await copied_card(
+                        path, person.serial, self.suite, SITE, self.doors
+                    )
+                    continue
                 transport_key = secrets.token_bytes(16)
+                rows.writerow([person.serial.hex(), transport_key.hex()])
                 self.cards[person.name] = VirtualCard(
-                    folder / f"{person.name}.card",
-                    self.suite,
-                    person.serial,
-                    transport_key,
-                    secrets.token_bytes,
+                    path, self.suite, person.serial, transport_key, secrets.token_bytes
                 )
-                if person.copies is None:
-                    rows.writerow([person.serial.hex(), transport_key.hex()])
 
     async def _bind_cards(self, door: str) -> None:
         holders = [person for person in CAST if person.bound and person.copies is None]
@@ -242,7 +251,7 @@ class Building:
             await _until(binding, self.doorway(door).is_open)
             async with self.doorway(door) as doorway:
                 for person in holders:
-                    outcome = await doorway.tap(self.cards[person.name])
+                    outcome = await self.tap(doorway, person.name)
                     if outcome != "bound":
                         raise ProcessFailed(f"{person.name}'s card was not bound: {outcome}")
             await binding.ended_well(READY_S)

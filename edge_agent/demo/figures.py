@@ -110,11 +110,19 @@ def missing(events: Sequence[Event], recorded: dict[str, tuple[str, int]]) -> in
 
 
 def commit_latencies(events: Sequence[Event]) -> list[float]:
-    """Milliseconds from each event's own time to its commit, of agents' live events."""
+    """Milliseconds from each event's own time to its commit, of agents that were running.
+
+    What an agent kept from before its start, such as the binding of cards, was not sent at once.
+    """
+    started = {
+        event["source"]: event["time"]
+        for event in events
+        if event_name(event["type"]) == "agent.started"
+    }
     return [
         _milliseconds(event["time"], event["recordedtime"])
         for event in events
-        if event["occurrence"] == "live" and "/agents/" in event["source"]
+        if event["occurrence"] == "live" and event["time"] > started.get(event["source"], "~")
     ]
 
 

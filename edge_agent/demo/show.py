@@ -88,7 +88,7 @@ async def _perform(
         for door in building.doors:
             doors.create_task(
                 stand_at(
-                    building.doorway(door), building.cards, guests, random, tally, pause_s=pause_s
+                    building.doorway(door), building.tap, guests, random, tally, pause_s=pause_s
                 )
             )
     recorded = await settled(building)

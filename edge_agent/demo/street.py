@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 
 from edge_agent.demo.cast import Person
-from edge_agent.virtual.card_os import VirtualCard
 from edge_agent.virtual.people import Doorway
 
 OPEN_AFTER_S = 0.3
@@ -43,7 +42,7 @@ class Tally:
 
 async def stand_at(
     doorway: Doorway,
-    cards: Mapping[str, VirtualCard],
+    tap: Callable[[Doorway, str], Awaitable[str]],
     guests: Iterator[Person],
     random: Random,
     tally: Tally,
@@ -52,15 +51,16 @@ async def stand_at(
 ) -> None:
     """One door's street: take the next guest, wait a little, let them tap; until none is left.
 
-    `pause_s` is the mean time between people. The first grant is held open and a door is forced
-    once at the first pause, so that a short demo shows both.
+    `tap` is given the door and the guest's name; `pause_s` is the mean time between people. The
+    door is forced once at the beginning and the first grant is held open, so that a short demo
+    shows both.
     """
     first_grant = True
     async with doorway:
         await _force(doorway, tally)
         for guest in guests:
             await asyncio.sleep(min(random.expovariate(1 / pause_s), 4 * pause_s))
-            outcome = await doorway.tap(cards[guest.name])
+            outcome = await tap(doorway, guest.name)
             tally.saw(guest, outcome)
             if outcome == "granted":
                 stays = random.random() < STAYS_OUTSIDE and not first_grant

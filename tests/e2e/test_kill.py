@@ -45,7 +45,7 @@ async def tap_on_and_on(building: Building, door: str) -> None:
         try:
             async with building.doorway(door) as doorway:
                 while True:
-                    await doorway.tap(building.cards[next(people)])
+                    await building.tap(doorway, next(people))
         except (OSError, EOFError):
             await asyncio.sleep(0.1)
 
