@@ -1,4 +1,4 @@
-"""The agent's log: one JSON object a line on standard error, key `event` first."""
+"""The agent's log: one JSON object a line on standard error; `event` says what happened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ def configure_log(level: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        structlog.processors.EventRenamer("event"),
     ]
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer()],

@@ -108,13 +108,14 @@ class Tap:
         return max(self._house.lockout.remaining_s(key, now_s) for key in self._keys(proof))
 
     def _count(self, proof: Proof, decision: Decision) -> None:
-        if decision.reason is Reason.LOCKED_OUT or proof.outcome is ProofOutcome.UNREADABLE:
-            return  # neither is a guess at a key
+        tried = proof.outcome in (ProofOutcome.PROVED, ProofOutcome.FAILED)
+        if decision.reason is Reason.LOCKED_OUT or not tried:
+            return  # no key was guessed at
         now_s = self._house.recorder.clock.monotonic()
         for key in self._keys(proof):
-            if decision.reason is Reason.CARD_AUTH_FAILED:
+            if proof.outcome is ProofOutcome.FAILED or decision.reason is Reason.CARD_AUTH_FAILED:
                 self._house.lockout.failed(key, now_s)
-            elif proof.outcome is ProofOutcome.PROVED:
+            else:
                 self._house.lockout.succeeded(key)
 
     def _draft(

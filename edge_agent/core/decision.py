@@ -122,11 +122,20 @@ def _proof(
     if outcome is ProofOutcome.ELEMENT_UNAVAILABLE and at.direction == "out":
         return None  # not the holder's fault: the way out stays open to a card the policy knows
     if outcome is ProofOutcome.NO_APPLICATION:
-        return _denied(Reason.UNKNOWN_CARD if card is None else Reason.NOT_BOUND)
+        return _no_application(settings, card)
     if outcome is ProofOutcome.UNREADABLE:
         reason = Reason.UNKNOWN_CARD if card is None else Reason.CARD_AUTH_FAILED
         return _denied(reason, "the card could not be read to the end")
     return _denied(_OUTCOMES[outcome])
+
+
+def _no_application(settings: DoorSettings, card: PolicyCard | None) -> Decision:
+    if card is None:
+        return _denied(Reason.UNKNOWN_CARD)
+    if settings.domain not in card.domains:
+        return _denied(Reason.NOT_BOUND)
+    # Serials are easily copied, keys are not: what shows a bound card's serial alone is no card.
+    return _denied(Reason.CARD_AUTH_FAILED, "a bound card's serial, without its keys")
 
 
 def _answer_time(settings: DoorSettings, proof: Proof) -> Decision | None:

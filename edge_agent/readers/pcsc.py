@@ -70,16 +70,16 @@ class PcscReader:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"pcsc-{name}")
         self._context: Any = None
         self._connection: _Connection | None = None
+        self._stop_waiting = threading.Event()
         self._given: int | None = None
         """pcscd's count of insertions and removals when this reader's card was given out."""
 
     async def next_card(self) -> PcscCardChannel:
         """The next card to enter the field. Raises ReaderUnavailable if pcscd can't be used."""
-        stopped = threading.Event()
+        self._stop_waiting = threading.Event()  # one a call: an older wait stays stopped
         try:
-            found = await self.on_thread(self._wait_for_card, stopped)
+            found = await self.on_thread(self._wait_for_card, self._stop_waiting)
         except asyncio.CancelledError:
-            stopped.set()
             self._wake()
             raise
         if found is None:
@@ -103,6 +103,7 @@ class PcscReader:
         return await loop.run_in_executor(self._thread, functools.partial(function, *arguments))
 
     def _wake(self) -> None:
+        self._stop_waiting.set()
         if self._context is not None:
             self._scard.SCardCancel(self._context)
 
@@ -179,8 +180,9 @@ class PcscReader:
     def _disconnect(self) -> None:
         if self._connection is not None:
             handle, self._connection = self._connection.handle, None
-            # Fails if the card is gone already; then there is nothing to let go of.
-            self._scard.SCardDisconnect(handle, self._scard.SCARD_RESET_CARD)
+            # Fails if the card is gone already; then there is nothing to let go of. No reset: the
+            # card is mostly just leaving, and a reset that fails so confuses pcscd about the slot.
+            self._scard.SCardDisconnect(handle, self._scard.SCARD_LEAVE_CARD)
 
     def _establish(self) -> Any:
         s = self._scard
