@@ -119,7 +119,7 @@ class PcscReader:
             else self._scard.SCARD_PCI_T1
         )
         code, answer = self._scard.SCardTransmit(connection.handle, protocol, list(apdu))
-        if code != self._scard.SCARD_S_SUCCESS:
+        if code != self._scard.SCARD_S_SUCCESS or not answer:  # some drivers call nothing a success
             self._disconnect()
             raise CardRemoved(f"the card is gone: {self._scard.SCardGetErrorMessage(code)}")
         return bytes(answer)
@@ -198,6 +198,7 @@ class PcscReader:
         self._disconnect()
         if self._context is not None:
             context, self._context = self._context, None
+            self._given = None  # another pcscd counts anew
             self._scard.SCardReleaseContext(context)
 
     def _check(self, code: int, what: str) -> None:

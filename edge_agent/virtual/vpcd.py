@@ -30,7 +30,7 @@ async def hold_in_reader(card: VirtualCard, host: str = "127.0.0.1", port: int =
             if answer is not None:
                 writer.write(len(answer).to_bytes(2) + answer)
                 await writer.drain()
-    except (asyncio.IncompleteReadError, CardRemoved):
+    except (asyncio.IncompleteReadError, ConnectionError, CardRemoved):
         return  # pcscd has gone, or the card lost its power
     finally:
         writer.close()
