@@ -145,9 +145,9 @@ def _signature(entry: object) -> tuple[str, bytes]:
 
 def _base64(text: str) -> bytes:
     try:
-        data = b64decode(text, validate=True)
+        data = b64decode(text)
     except (binascii.Error, ValueError):
         raise MalformedEnvelope("payload or signature is not base64") from None
-    if b64encode(data).decode() != text:  # unused bits or surplus padding: RFC 4648 3.5
+    if b64encode(data).decode() != text:  # other characters, unused bits, surplus padding
         raise MalformedEnvelope("payload or signature is not canonical base64")
     return data

@@ -6,6 +6,8 @@ gives an attacker a lever. Each case here fails when the check that refuses it i
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.utils import (
     decode_dss_signature,
@@ -81,6 +83,22 @@ def test_a_signature_that_is_not_canonical_der_in_range_is_malformed(curve, what
 
 
 @EACH_CURVE
+@pytest.mark.parametrize("length", [0, 7, 73, 100_000])
+def test_a_signature_of_an_impossible_length_is_refused_before_it_is_parsed(curve, length):
+    with pytest.raises(MalformedSignature, match="bytes long"):
+        key_of(curve.suite, "agent").public.verify(MESSAGE, b"\x30" * length)
+
+
+@EACH_CURVE
+def test_a_second_encoding_is_refused_even_if_the_library_would_take_it(curve, monkeypatch):
+    key = key_of(curve.suite, "agent")
+    module = sys.modules["schemas.suites.suite"]  # the package has a function of that name
+    monkeypatch.setattr(module, "decode_dss_signature", lambda _der: (1, 1))
+    with pytest.raises(MalformedSignature, match="canonical"):
+        key.public.verify(MESSAGE, sequence(integer(1, zeros=1), integer(1)))
+
+
+@EACH_CURVE
 def test_the_der_this_test_builds_by_hand_is_what_holds_when_nothing_is_wrong(curve):
     key = key_of(curve.suite, "agent")
     r, s = decode_dss_signature(key.sign(MESSAGE))
@@ -141,6 +159,8 @@ MALFORMED_POINTS = {
     "a wrong prefix": lambda c, p: b"\x05" + p[1:],
     "one byte less": lambda c, p: p[:-1],
     "one byte more": lambda c, p: p + b"\0",
+    "y without leading zeros": lambda c, p: c.point_of_small_y[:33] + c.point_of_small_y[-1:],
+    "y with one zero more": lambda c, p: p[:33] + b"\0" + p[33:],
     "the origin": lambda c, p: b"\x04" + bytes(64),
     "off the curve": lambda c, p: p[:-1] + bytes([p[-1] ^ 1]),
     "x and y exchanged": lambda c, p: b"\x04" + p[33:] + p[1:33],

@@ -323,6 +323,10 @@ def test_openssl_leaves_no_error_behind_for_the_next_user_of_the_thread():
     with pytest.raises(BadSignature):
         key.public.verify(b"another", signature)
     assert peek() == 0
+    d, r = int.from_bytes(key.scalar), 0x89ABCDEF
+    s = -r * d * pow(1 + d, -1, ORDER) % ORDER  # a sum at infinity is an error to OpenSSL
+    assert not OPENSSL.suite.provider.verifier(key.public.point).verify(r.to_bytes(32), r, s)
+    assert peek() == 0
     for refused in (OPENSSL.suite.provider.verifier, OPENSSL.suite.provider.public_point):
         with pytest.raises(MalformedKey):
             refused(bytes(65))
