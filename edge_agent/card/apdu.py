@@ -1,4 +1,4 @@
-"""Short command and response APDUs (ISO/IEC 7816-4:2020, 5) and the status words by name.
+"""Short command and response APDUs (ISO/IEC 7816-4) and the status words by name.
 
 Whatever bytes arrive, decoding gives a value or MalformedApdu, nothing else.
 """
@@ -19,7 +19,7 @@ class MalformedApdu(Exception):
 
 
 class StatusWord(IntEnum):
-    """SW1-SW2 with a name (ISO/IEC 7816-4, 5.6, and PBOC's 94xx)."""
+    """SW1-SW2 with a name (ISO/IEC 7816-4, status bytes, and PBOC's 94xx)."""
 
     OK = 0x9000
     WRONG = 0x6300
@@ -55,7 +55,7 @@ class StatusWord(IntEnum):
 
 @dataclass(frozen=True)
 class Command:
-    """A command APDU; all four cases of ISO/IEC 7816-4, 5.2, short fields only."""
+    """A command APDU; all four cases of ISO/IEC 7816-4, short fields only."""
 
     cla: int
     ins: int
@@ -132,7 +132,7 @@ class Response:
 
     @classmethod
     def decode(cls, apdu: bytes) -> Response:
-        """Raises MalformedApdu unless there are 2 to 258 bytes and SW1 is 6X or 9X (5.6)."""
+        """Raises MalformedApdu unless there are 2 to 258 bytes and SW1 is 61 to 6F or 9X."""
         if not 2 <= len(apdu) <= MAX_RESPONSE_BYTES:
             raise MalformedApdu(f"response is {len(apdu)} bytes, not 2 to {MAX_RESPONSE_BYTES}")
         if apdu[-2] >> 4 not in (6, 9) or apdu[-2] == 0x60:

@@ -17,7 +17,7 @@ from schemas.suites import SuiteName
 from schemas.suites.suite import CARD_ID_BYTES, KEY_BYTES
 
 AID_PREFIX = b"\xf0OSTY\x01"
-"""F: proprietary, unregistered (ISO/IEC 7816-4, 12.2.3), then our name and the layout's number."""
+"""F: proprietary, unregistered (ISO/IEC 7816-4), then our name and the layout's number."""
 AID_BYTES = 16
 
 MF_ID = 0x3F00
@@ -34,7 +34,7 @@ CRYPTOGRAM_BYTES = 16
 KEY_TRIES = 5
 
 CLA_ISO = 0x00
-CLA_SECURE = 0x04  # ISO/IEC 7816-4, 5.4.1: secure messaging, header not authenticated by ISO rules
+CLA_SECURE = 0x04  # bits 4-3 are 01: secure messaging in a form of our own (ISO/IEC 7816-4)
 CLA_COS = 0x80
 CLA_COS_SECURE = 0x84
 

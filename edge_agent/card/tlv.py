@@ -1,4 +1,4 @@
-"""The little of BER-TLV that a card's answer to SELECT needs (ISO/IEC 7816-4, 5.2.2)."""
+"""The little of BER-TLV that a card's answer to SELECT needs (ISO/IEC 7816-4)."""
 
 from __future__ import annotations
 
