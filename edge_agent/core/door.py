@@ -196,12 +196,13 @@ def _tick(state: DoorState, now_s: float) -> Step:
             outputs += [_outcome("access.not_taken", grant) for grant in state.pending]
         state, relocked = _relock(replace(state, pending=()))
         outputs += relocked
-    if state.held_from_s is not None and not state.unlocked and state.contact == "open":
+    held_from_s = state.held_from_s
+    if held_from_s is not None and not state.unlocked and state.contact == "open":
         # The same sums as in `next_deadline`, so that a Tick at the deadline never comes too early.
-        if not state.prealarm and now_s >= state.held_from_s + state.settings.held_prealarm_s:
+        if not state.prealarm and now_s >= held_from_s + state.settings.held_prealarm_s:
             state = replace(state, prealarm=True)
             outputs.append(_open_for("door.held_prealarm", state, now_s))
-        if not state.held and now_s >= state.held_from_s + state.settings.held_after_s:
+        if not state.held and now_s >= held_from_s + state.settings.held_after_s:
             state = replace(state, held=True)
             outputs.append(_open_for("door.held", state, now_s))
     return state, outputs
