@@ -178,3 +178,7 @@ def bind(
 def main() -> None:
     """The `ostiary-agent` program."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -149,9 +149,10 @@ class DoorTask:
                 log.info("card_removed", door=self.name, direction=direction, why=str(error))
                 await reader.feedback(Feedback.TRY_AGAIN)
                 continue
-            if outcome.grant is not None:
-                await self._let_in(outcome, outcome.grant)
-            await reader.feedback(outcome.feedback)
+            if outcome.grant is None:
+                await reader.feedback(outcome.feedback)
+            else:
+                await self._let_in(outcome, outcome.grant, reader)
             log.info(
                 "decided",
                 door=self.name,
@@ -162,14 +163,15 @@ class DoorTask:
                 event_id=outcome.event_id,
             )
 
-    async def _let_in(self, outcome: TapOutcome, grant: Grant) -> None:
-        def strike_moved() -> None:
+    async def _let_in(self, outcome: TapOutcome, grant: Grant, reader: Reader) -> None:
+        async def strike_moved() -> None:
             strike_ms = (self._house.recorder.clock.monotonic() - outcome.entered_s) * 1000
             self._latencies[grant.id] = Latency(
                 decision=outcome.decision_ms, strike=round(strike_ms, 3)
             )
             while len(self._latencies) > MOST_LATENCIES:
                 del self._latencies[next(iter(self._latencies))]
+            await reader.feedback(outcome.feedback)
             log.info(
                 "strike_released",
                 door=self.name,
@@ -179,7 +181,9 @@ class DoorTask:
 
         await self._take(Granted(grant), strike_moved)
 
-    async def _take(self, input: Input, strike_moved: Callable[[], None] = lambda: None) -> None:
+    async def _take(
+        self, input: Input, strike_moved: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         async with self._one_at_a_time:
             if self._state is None:
                 return  # the door is being started again, and locked
@@ -189,13 +193,14 @@ class DoorTask:
             await self._carry_out(outputs, strike_moved)
 
     async def _carry_out(
-        self, outputs: Sequence[Output], strike_moved: Callable[[], None] = lambda: None
+        self, outputs: Sequence[Output], strike_moved: Callable[[], Awaitable[None]] | None = None
     ) -> None:
         """The strike first: what is told of it may wait for the disk."""
         for output in outputs:
             if isinstance(output, SetStrike) and self._io is not None:
                 await self._io.set_strike(output.released)
-        strike_moved()
+        if strike_moved is not None:
+            await strike_moved()
         recorder = self._house.recorder
         drafts = [
             recorder.about_door(output.name, self.name, **self._data(output))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.system import require_program
 
 CONFIGURATION = """\
 listener {port} 127.0.0.1
@@ -45,7 +46,7 @@ class Mosquitto:
 
     def start(self) -> None:
         """Return once it listens."""
-        program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
+        program = require_program("mosquitto", "mosquitto")
         self._process = subprocess.Popen(
             [program, "-c", str(self._configuration)], stderr=subprocess.PIPE, text=True
         )
@@ -68,8 +69,6 @@ class Mosquitto:
 @pytest.fixture
 def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
     """A running broker, killed when the test ends. Tests that use it are `system` tests."""
-    if shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin") is None:
-        pytest.skip("mosquitto is not installed; .ci/packages lists it")
     directory = tmp_path / "mosquitto"
     directory.mkdir()
     broker = Mosquitto(directory)

@@ -1,0 +1,297 @@
+"""An agent in its own process, a site to belong to, and a server that only takes and signs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from secrets import token_bytes
+from typing import Any
+
+import aiomqtt
+
+from edge_agent.virtual.card_os import VirtualCard
+from edge_agent.virtual.people import Doorway
+from schemas.acknowledgement import Acknowledgement
+from schemas.chain import EVENTS_TYPE, Head, Link, check_follows, split_lines
+from schemas.envelope import Signer, TrustedKey, open_envelope
+from schemas.events import event_name
+from schemas.policy import Policy
+from schemas.root import Root
+from schemas.statement import sign_statement
+from schemas.suites import SuiteName, suite
+from schemas.topics import ACKNOWLEDGEMENT, EVENTS, down, up
+
+SITE, AGENT, DOOR = "demo", "front-agent", "front"
+PATIENCE_S = 30.0
+"""How long a test waits for another process before it says that nothing comes."""
+ALL_WEEK = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+
+def card_id(number: int) -> str:
+    return f"{number:016x}"
+
+
+class Rig:
+    """A site directory with one agent; every card is made and bound by `card`."""
+
+    def __init__(self, folder: Path, suite_name: SuiteName, broker_port: int) -> None:
+        self.folder = folder
+        self.suite_name: SuiteName = suite_name
+        self.suite = suite(suite_name)
+        self.policy_signer = Signer.of(self.suite.generate(token_bytes))
+        self.online_signer = Signer.of(self.suite.generate(token_bytes))
+        self.config = folder / "agent.toml"
+        self.broker_port = broker_port
+        self.cards: dict[str, VirtualCard] = {}
+        self.process: asyncio.subprocess.Process | None = None
+        self.log: list[dict[str, Any]] = []
+        self._logged = asyncio.Event()
+        self._reading: asyncio.Task[None] | None = None
+        self._write_site()
+
+    def _write_site(self) -> None:
+        signers = {"policy": self.policy_signer, "online": self.online_signer}
+        root = Root(
+            site=SITE,
+            version=1,
+            suite=self.suite_name,
+            keys={each.keyid: each.key.public.point.hex() for each in signers.values()},
+            roles={role: [each.keyid] for role, each in signers.items()},
+        )
+        (self.folder / "root.json").write_text(root.model_dump_json())
+        self.config.write_text(
+            f'site = "{SITE}"\nagent = "{AGENT}"\nstate_dir = "state"\n'
+            f"[broker]\nport = {self.broker_port}\n"
+            f'[[doors]]\ndoor = "{DOOR}"\nio = {{ kind = "virtual" }}\n'
+            'readers = [{ kind = "virtual", direction = "in" },'
+            ' { kind = "virtual", direction = "out" }]\n'
+        )
+
+    def policy(self, **changes: Any) -> dict[str, Any]:
+        """Everybody who has a card may pass at any time."""
+        return {
+            "site": SITE,
+            "audience": AGENT,
+            "issued": datetime.now(UTC) - timedelta(seconds=1),
+            "counter": 1,
+            "doors": {
+                DOOR: {
+                    "domain": DOOR,
+                    "suite": self.suite_name,
+                    "strike_release_s": 1.0,
+                    "held_prealarm_s": 0.3,
+                    "held_after_s": 0.6,
+                }
+            },
+            "schedules": {
+                "always": {"windows": [{"start": "00:00", "end": "24:00", "days": ALL_WEEK}]}
+            },
+            "rules": [{"group": "staff", "doors": [DOOR], "schedule": "always"}],
+            "cards": [
+                {"card": card, "person": f"p{card}", "groups": ["staff"], "domains": [DOOR]}
+                for card in self.cards
+            ],
+            **changes,
+        }
+
+    def sign_policy(self, policy: dict[str, Any]) -> None:
+        signed = sign_statement(Policy.model_validate(policy), self.policy_signer)
+        new = self.folder / "policy.new"
+        new.write_bytes(signed)
+        new.replace(self.folder / "policy.dsse")
+
+    def make_card(self, number: int) -> VirtualCard:
+        card = VirtualCard(
+            None, self.suite_name, bytes.fromhex(card_id(number)), bytes(16), token_bytes
+        )
+        self.cards[card_id(number)] = card
+        return card
+
+    async def command(self, *arguments: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "edge_agent.cli", *arguments, "--config", str(self.config)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, errors = await process.communicate()
+        assert process.returncode == 0, errors.decode()
+        return output.decode()
+
+    async def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads(await self.command("status", "--json"))
+        return status
+
+    async def handed_over(self) -> None:
+        """Wait until the agent knows that the server has everything."""
+        async with asyncio.timeout(PATIENCE_S):
+            while (await self.status())["unacknowledged"]:
+                pass  # each look is a process of its own, so this is no busy loop
+
+    async def bind(self, *cards: VirtualCard) -> None:
+        """Through the command, as an installer would."""
+        keys = self.folder / "keys.csv"
+        rows = [f"{card.serial.hex()},{bytes(16).hex()}" for card in cards]
+        keys.write_text("\n".join(["card,transport_key", *rows]))
+        binding = asyncio.create_task(
+            self.command("bind", "--transport-keys", str(keys), "--count", str(len(cards)))
+        )
+        try:
+            await self.until(self.doorway().is_open, binding)
+            async with self.doorway() as doorway:
+                for card in cards:
+                    assert await doorway.tap(card) == "bound"
+            printed = await binding
+        finally:
+            binding.cancel()
+        assert printed.split() == [card.serial.hex() for card in cards]
+
+    async def until(self, ready: Any, busy: asyncio.Task[Any]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not await ready():
+                assert not busy.done(), busy
+                await asyncio.sleep(0.02)  # another process makes a file: nothing tells us
+
+    def doorway(self) -> Doorway:
+        return Doorway(self.folder / "state" / "doorway.sock", DOOR)
+
+    async def start(self, **environment: str) -> None:
+        """Return when the agent says that it is ready."""
+        self.log.clear()
+        self.process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "edge_agent.cli", "run", "--config", str(self.config)),
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **environment},
+        )
+        self._reading = asyncio.create_task(self._read_log(self.process))
+        await self.logged("ready")
+
+    async def _read_log(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None
+        while line := await process.stderr.readline():
+            self.log.append(json.loads(line))
+            self._logged.set()
+
+    async def logged(self, event: str, **fields: Any) -> dict[str, Any]:
+        """Wait for a line of the agent's log."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                for line in self.log:
+                    if {"event": event, **fields}.items() <= line.items():
+                        return line
+                assert self._reading is not None
+                assert not self._reading.done(), self.log
+                self._logged.clear()
+                await self._logged.wait()
+
+    async def end(self, number: signal.Signals) -> int:
+        """Send the signal and wait for the end."""
+        assert self.process is not None
+        assert self._reading is not None
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        code = await self.process.wait()
+        await self._reading
+        return code
+
+
+class TakingServer:
+    """Takes an agent's events as the server does, and signs for what it has (go-back-N)."""
+
+    def __init__(self, rig: Rig, identity: dict[str, str]) -> None:
+        key = rig.suite.public_key(bytes.fromhex(identity["public_key"]))
+        trusted = TrustedKey(key, AGENT, frozenset({EVENTS_TYPE}))
+        self._ring = {identity["keyid"]: trusted}
+        self._rig = rig
+        self._head: Head | None = None
+        self.events: list[Link] = []
+        self.messages = 0
+        self.duplicates = 0
+        self.acknowledging = True
+        self._taken = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Until cancelled; a broker that dies is waited for."""
+        while True:
+            try:
+                async with aiomqtt.Client(
+                    "127.0.0.1", self._rig.broker_port, identifier="server"
+                ) as client:
+                    await client.subscribe(up(SITE, AGENT, EVENTS), qos=1)
+                    if self._head is not None:
+                        await self._acknowledge(client, resend=True)
+                    async for message in client.messages:
+                        assert isinstance(message.payload, bytes)
+                        self._take(message.payload)
+                        await self._acknowledge(client)
+            except aiomqtt.MqttError:
+                await asyncio.sleep(0.05)
+
+    def _take(self, envelope: bytes) -> None:
+        self.messages += 1
+        payload = open_envelope(envelope, self._ring, EVENTS_TYPE).payload
+        for link in split_lines(payload, self._rig.suite.digest):
+            head = self._head or Head(link.event.chain)
+            if link.event.number <= head.sequence:
+                assert self.events[link.event.number - 1].line == link.line
+                self.duplicates += 1
+                continue
+            if link.event.number > head.sequence + 1:
+                return
+            check_follows(head, link)
+            self._head = Head(head.chain, link.event.number, link.hash)
+            self.events.append(link)
+        self._taken.set()
+
+    async def _acknowledge(self, client: aiomqtt.Client, *, resend: bool = False) -> None:
+        if not self.acknowledging or self._head is None:
+            return
+        word = Acknowledgement(
+            site=SITE,
+            audience=AGENT,
+            issued=datetime.now(UTC),
+            counter=self._head.sequence,
+            chain=self._head.chain,
+            sequence=self._head.sequence,
+            hash=self._head.hash,
+            resend=resend,
+        )
+        signed = sign_statement(word, self._rig.online_signer)
+        await client.publish(down(SITE, AGENT, ACKNOWLEDGEMENT), signed, qos=1)
+
+    def named(self, *names: str) -> list[dict[str, Any]]:
+        """The data of the events of these names, in order."""
+        return [link.event.data for link in self.events if event_name(link.event.type) in names]
+
+    @property
+    def names(self) -> list[str]:
+        return [event_name(link.event.type) for link in self.events]
+
+    async def until(self, there: Callable[[], bool]) -> None:
+        """Wait until the events that were taken make `there` true."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not there():
+                self._taken.clear()
+                await self._taken.wait()
+
+
+@asynccontextmanager
+async def standing(rig: Rig) -> AsyncIterator[TakingServer]:
+    """A server for the rig's agent while the block runs; the agent is ended after it."""
+    server = TakingServer(rig, json.loads(await rig.command("identity")))
+    serving = asyncio.create_task(server.serve())
+    try:
+        yield server
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        if rig.process is not None:
+            await rig.end(signal.SIGKILL)
+    if not serving.cancelled() and serving.exception() is not None:
+        raise AssertionError("the server's side failed") from serving.exception()

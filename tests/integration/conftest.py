@@ -1,0 +1,5 @@
+"""Fixtures that several integration tests use."""
+
+from tests.broker import mosquitto
+
+__all__ = ["mosquitto"]
