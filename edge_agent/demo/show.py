@@ -42,12 +42,16 @@ async def run_demo(
             await building.set_up()
         with console.status("Starting broker, server and doors ..."):
             await building.start()
-        console.print(f"Live page: {building.url}", highlight=False)
+        if not console.is_terminal:  # a terminal sees it in the picture
+            console.print(f"Live page: {building.url}", highlight=False)
         tally = Tally()
         async with httpx.AsyncClient(base_url=building.url, trust_env=False) as client:
-            picture = Picture(building.url, building.suite)
+            picture = Picture(building.url, building.suite, building.doors)
             with Live(
-                console=console, auto_refresh=False, transient=not console.is_terminal
+                picture.draw(),
+                console=console,
+                auto_refresh=False,
+                transient=not console.is_terminal,
             ) as live:
                 keeping_watch = [
                     asyncio.create_task(show(client, picture, live)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,8 @@ _COLOURS = {
     "door.held": "bold red",
     "alarm.raised": "bold red",
 }
+# Each grant is followed by two of these; they would crowd out what people do.
+_UNREMARKABLE = {"door.mode_changed"}
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Picture:
 
     url: str
     suite: str
+    names: Sequence[str]
     counts: Counter[str] = field(default_factory=Counter)
     doors: dict[str, str] = field(default_factory=dict)
     recent: deque[Text] = field(default_factory=lambda: deque(maxlen=RECENT))
@@ -43,20 +46,20 @@ class Picture:
         self.counts[name] += 1
         door = data.get("door")
         if door:
-            self.doors.setdefault(door, "closed")
-            if name.startswith("door."):
-                self.doors[door] = _door_state(name, self.doors[door])
+            self.doors[door] = _door_state(name, self.doors.get(door, "closed"))
         what = f"{name} {data.get('reason', '')}".strip()
         who = data.get("person") or data.get("card") or ""
         line = f"{event['time'][11:23]}  {door or '-':<10} {who:<18} {what}"
-        self.recent.append(Text(line, style=_COLOURS.get(name, "dim")))
+        if name not in _UNREMARKABLE:
+            self.recent.append(Text(line, style=_COLOURS.get(name, "dim"), overflow="ellipsis"))
 
     def draw(self) -> Group:
-        """What is shown now."""
-        table = Table("door", "state", title=f"Ostiary demo, suite {self.suite}", expand=False)
-        for door, state in sorted(self.doors.items()):
+        """What is shown now; always of the same height, so that nothing jumps."""
+        doors = Table.grid(padding=(0, 2))
+        for door in self.names:
+            state = self.doors.get(door, "")
             style = "bold red" if state in ("forced", "held") else ""
-            table.add_row(door, Text(state, style=style))
+            doors.add_row(f"  {door}", Text(state, style=style))
         totals = "   ".join(
             f"{word} {self.counts[name]}"
             for word, name in (
@@ -69,10 +72,14 @@ class Picture:
         )
         total = sum(self.counts.values())
         return Group(
-            Text(f"Live page: {self.url}    (Ctrl-C ends the demo)", style="bold"),
-            table,
+            Text(f"Live page: {self.url}   suite {self.suite}   Ctrl-C ends it", style="bold"),
+            Text(),
+            doors,
+            Text(),
             Text(f"{total} signed events at the server   {totals}"),
+            Text(),
             *self.recent,
+            *[Text()] * (RECENT - len(self.recent)),
         )
 
 
@@ -88,8 +95,8 @@ def _door_state(name: str, before: str) -> str:
             return before
 
 
-async def watch(client: httpx.AsyncClient, taken: Callable[[dict[str, Any]], None]) -> None:
-    """Follow the feed by long polling and hand each event over, until cancelled."""
+async def watch(client: httpx.AsyncClient, taken: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Follow the feed by long polling and hand over what each answer brings, until cancelled."""
     cursor: str | None = None
     while True:
         parameters = {"limit": "500", "wait": str(WAIT_S)} | ({"after": cursor} if cursor else {})
@@ -101,15 +108,15 @@ async def watch(client: httpx.AsyncClient, taken: Callable[[dict[str, Any]], Non
             continue
         page = answer.json()
         cursor = page["next"]
-        for event in page["events"]:
-            taken(event)
+        taken(page["events"])
 
 
 async def show(client: httpx.AsyncClient, picture: Picture, live: Live) -> None:
     """Keep the picture in `live` up to date, until cancelled."""
 
-    def taken(event: dict[str, Any]) -> None:
-        picture.add(event)
-        live.update(picture.draw())
+    def taken(events: list[dict[str, Any]]) -> None:
+        for event in events:
+            picture.add(event)
+        live.update(picture.draw(), refresh=True)
 
     await watch(client, taken)
