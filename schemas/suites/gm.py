@@ -8,16 +8,17 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.ciphers import algorithms
 
 from schemas.errors import BadSignature, MalformedKey
+from schemas.suites import sm2_openssl
 from schemas.suites.sm2 import (
     ORDER,
     Sm2Provider,
     Sm2Signer,
     Sm2Verifier,
-    best_provider,
     check_point,
     sm3,
     z_value,
 )
+from schemas.suites.sm2_gmssl import GmsslProvider
 from schemas.suites.suite import (
     CARD_ID_BYTES,
     SCALAR_BYTES,
@@ -61,7 +62,7 @@ class GmSuite(BlockCipher):
     """`gm` behind the Suite interface, with the SM2 provider it is given."""
 
     name: SuiteName = "gm"
-    spki_prefix = bytes.fromhex("3059301306072a8648ce3d020106082a811ccf5501822d034200")
+    spki_prefix = sm2_openssl.SPKI_PREFIX
 
     def __init__(self, provider: Sm2Provider | None = None) -> None:
         super().__init__(algorithms.SM4)
@@ -95,6 +96,11 @@ class GmSuite(BlockCipher):
         if len(card_id) != CARD_ID_BYTES:
             raise ValueError(f"a card id is 8 bytes, not {len(card_id)}")
         return self.encrypt_block(key, card_id + bytes(b ^ 0xFF for b in card_id))
+
+
+def best_provider() -> Sm2Provider:
+    """OpenSSL where this machine's libcrypto has SM2; else gmssl, pure Python, runs anywhere."""
+    return sm2_openssl.load() or GmsslProvider()
 
 
 GM = GmSuite()

@@ -1,8 +1,7 @@
-"""SM2 signatures (GB/T 32918.2): the scheme, and the choice of who does the curve arithmetic.
+"""SM2 signatures (GB/T 32918.2): the scheme, whoever does the curve arithmetic.
 
 The scheme's own part, binding the signer's id and public key into the digest (`Z`, 5.5), stands
 here once. A *provider* signs and verifies the resulting 32-byte value `e` and nothing else.
-OpenSSL 3's libcrypto is preferred; `gmssl`, pure Python, runs anywhere.
 """
 
 from __future__ import annotations
@@ -70,10 +69,3 @@ def check_point(point: bytes) -> None:
     x, y = int.from_bytes(point[1:33]), int.from_bytes(point[33:])
     if not (x < P and y < P) or (y * y - (x * x * x + A * x + B)) % P:
         raise MalformedKey("the point is not on the SM2 curve")
-
-
-def best_provider() -> Sm2Provider:
-    """OpenSSL where this machine's libcrypto has SM2, else gmssl."""
-    from schemas.suites import sm2_gmssl, sm2_openssl
-
-    return sm2_openssl.load() or sm2_gmssl.GmsslProvider()

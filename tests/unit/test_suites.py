@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from schemas.errors import BadSignature, MalformedKey
 from schemas.suites import GM, INTL, keyid, sm2_gmssl, sm2_openssl, spki, suite
-from schemas.suites.sm2 import ORDER, best_provider, sm3, z_value
+from schemas.suites.gm import best_provider
+from schemas.suites.sm2 import ORDER, sm3, z_value
 from schemas.suites.sm2_gmssl import GmsslSigner
 from tests.schema_cast import CURVES, GMSSL, OPENSSL, P256, SUITES, key_of, vectors
 
