@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from schemas.chain import EVENTS_TYPE
 from schemas.envelope import TrustedKey
 from schemas.errors import SchemaError
 from schemas.names import SERVER, DigestHex, Name, PointHex
@@ -12,7 +13,7 @@ from schemas.suites import SuiteName, keyid, suite
 
 ROLE_PURPOSES = {
     "policy": frozenset({payload_type("policy")}),
-    "online": frozenset({payload_type("acknowledgement"), "application/vnd.ostiary.events.v1"}),
+    "online": frozenset({payload_type("acknowledgement"), EVENTS_TYPE}),
 }
 """Which payload types a role's keys may sign. A role can do nothing else."""
 
