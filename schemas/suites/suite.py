@@ -23,12 +23,10 @@ SuiteName = Literal["gm", "intl"]
 RandomBytes = Callable[[int], bytes]
 """A cryptographic random source: `secrets.token_bytes` in production."""
 
-DIGEST_BYTES = 32
 SCALAR_BYTES = 32
 POINT_BYTES = 65
 KEY_BYTES = 16
 BLOCK_BYTES = 16
-NONCE_BYTES = 12
 CARD_ID_BYTES = 8
 MAX_SIGNATURE_BYTES = 72  # SEQUENCE of two 33-byte INTEGERs
 
