@@ -26,13 +26,13 @@ from server.feed.hub import Hub
 from server.ingest.acknowledge import Acknowledger
 from server.ingest.intake import Intake
 from server.ingest.journal import Journal
+from server.ingest.ledger import Ledger
 from server.ingest.metrics import IngestMetrics
 from server.ingest.pipeline import Pipeline
 from server.ingest.registry import Registry
 from server.site import Site, SiteError, only_server
 from server.state import LinkStatus, ServerState
 from server.store.database import open_database
-from server.store.ledger import Ledger
 
 VERIFY_THREADS = 2
 """Curve arithmetic releases the interpreter lock; parsing does not, so more bring nothing."""

@@ -16,9 +16,9 @@ from schemas.suites import SuiteName, keyid
 from server.cli.console import DEFAULT_SITE_DIR, SiteDir, fail, opened, out, run, the_site
 from server.clock import SystemClock, from_microseconds, microseconds
 from server.config import ServerConfig
+from server.ingest.ledger import Ledger
 from server.site import Site
 from server.store.agents import AgentExists, add_agent, list_agents
-from server.store.ledger import Ledger
 
 app = typer.Typer(help="The agents of the site.", no_args_is_help=True)
 

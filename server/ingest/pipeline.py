@@ -25,10 +25,10 @@ from server.ingest.alarms import Alarms
 from server.ingest.heads import Batch, questions
 from server.ingest.intake import Intake, Message
 from server.ingest.journal import Journal
+from server.ingest.ledger import Ledger
 from server.ingest.metrics import IngestMetrics
 from server.ingest.registry import Registry
 from server.ingest.verify import AlarmKind, Refusal, Verified, verify_message
-from server.store.ledger import Ledger
 
 MAX_BATCH = 512
 MAX_BATCH_BYTES = 2 * 1024 * 1024

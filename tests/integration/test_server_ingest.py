@@ -25,12 +25,12 @@ from server.broker.builtin import builtin_broker
 from server.config import ServerConfig
 from server.feed.hub import Hub
 from server.ingest.intake import Intake, Message
+from server.ingest.ledger import Ledger
 from server.site import Site, create_site
 from server.state import LinkStatus, ServerState
 from server.store.agents import add_agent
 from server.store.database import open_database
 from server.store.events import StoredEvent, read_after
-from server.store.ledger import Ledger
 from tests.agent_pen import SITE, Pen
 from tests.broker import Mosquitto, mosquitto
 

@@ -4,9 +4,9 @@ from schemas.envelope import Signer
 from schemas.suites import INTL
 from server.ingest.alarms import WINDOW_S, Alarms, printable
 from server.ingest.journal import Journal
+from server.ingest.ledger import _values
 from server.ingest.verify import AlarmKind, Refusal
 from server.store.audit import ChainAudit, StoredRow
-from server.store.ledger import _values
 from tests.agent_pen import MOMENT, SITE
 
 AGENTS = frozenset({"front", "back"})
