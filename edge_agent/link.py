@@ -14,7 +14,7 @@ from random import Random
 import aiomqtt
 
 from edge_agent.log import log
-from edge_agent.outbox import AcknowledgementMismatch, Outbox
+from edge_agent.outbox import AcknowledgementMismatch, Outbox, OutboxFailed
 from schemas.acknowledgement import Acknowledgement
 from schemas.chain import EVENTS_TYPE, MAX_LINES, join_lines
 from schemas.envelope import Signer, seal_envelope
@@ -91,6 +91,7 @@ class Link:
             max_queued_incoming_messages=64,
         ) as client:
             await client.subscribe(down(self._site, self._agent, ACKNOWLEDGEMENT), qos=1)
+            _heed_cancellation()
             log.info("link_up", broker=f"{self._host}:{self._port}")
             self._sent = self._outbox.state.acknowledged
             async with asyncio.TaskGroup() as tasks:
@@ -112,6 +113,7 @@ class Link:
             payload = join_lines(each.line for each in lines)
             self._sent = lines[-1].sequence
             await client.publish(topic, seal_envelope(EVENTS_TYPE, payload, [self._signer]), qos=1)
+            _heed_cancellation()
 
     async def _wait(self, acknowledged: int) -> None:
         """Until there is something to send; without progress, go back to the oldest line."""
@@ -149,12 +151,22 @@ class Link:
         except AcknowledgementMismatch as error:
             log.error("acknowledgement_mismatch", detail=str(error))
             return
+        except OutboxFailed as error:
+            log.error("acknowledgement_not_kept", why=str(error))
+            return
         self._progress = True
         if self._outbox.state.acknowledged > before:
             self._resend_s = RESEND_S
         if word.resend and word.chain == self._outbox.state.head.chain:
             self._sent = self._outbox.state.acknowledged
             self._outbox.nudge()
+
+
+def _heed_cancellation() -> None:
+    """Before Python 3.12, asyncio.wait_for, which aiomqtt uses, may swallow a cancellation."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _first(error: BaseException) -> BaseException:

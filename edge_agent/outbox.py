@@ -36,7 +36,7 @@ Why = Literal["buffer_full", "storage_error"]
 
 
 class OutboxFailed(Exception):
-    """The event could not be stored; it is counted and will be declared as lost."""
+    """The disk failed or the store is full. An event that was not stored will be declared lost."""
 
 
 class AcknowledgementMismatch(Exception):
@@ -158,7 +158,8 @@ class Outbox:
     async def acknowledge(self, chain: str, sequence: int, hash: str, issued: datetime) -> None:
         """Delete the lines up to `sequence`, if `hash` is that of our own line there.
 
-        What was acknowledged before says nothing new. Raises AcknowledgementMismatch.
+        What was acknowledged before says nothing new. Raises AcknowledgementMismatch, or
+        OutboxFailed if the disk fails: the lines stay, and will be acknowledged again.
         """
         await self._run(self._acknowledge, chain, sequence, hash, issued)
 
@@ -278,9 +279,14 @@ class Outbox:
             raise AcknowledgementMismatch(f"the server holds another line {sequence} than ours")
         server_time = issued if state.server_time is None else max(issued, state.server_time)
         acknowledged = replace(state, acknowledged=sequence, server_time=server_time)
-        with database.atomic():
-            database.execute("DELETE FROM lines WHERE sequence <= ?", [sequence])
-            _save(database, acknowledged)
+        try:
+            with database.atomic():
+                database.execute("DELETE FROM lines WHERE sequence <= ?", [sequence])
+                _save(database, acknowledged)
+        except sqlite3.Error as error:
+            raise OutboxFailed(
+                f"acknowledged lines up to {sequence} could not be deleted: {error}"
+            ) from error
         self._state = acknowledged
 
 

@@ -264,6 +264,9 @@ class TakingServer:
         )
         signed = sign_statement(word, self._rig.online_signer)
         await client.publish(down(SITE, AGENT, ACKNOWLEDGEMENT), signed, qos=1)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # see edge_agent.link: it may be swallowed
+            raise asyncio.CancelledError
 
     def named(self, *names: str) -> list[dict[str, Any]]:
         """The data of the events of these names, in order."""

@@ -1,6 +1,5 @@
 """The agent as it is run: a real process, a real broker, cards over its doorway."""
 
-import asyncio
 import signal
 import sqlite3
 from datetime import UTC, datetime, timedelta
@@ -194,12 +193,10 @@ async def test_a_failing_disk_does_not_hold_the_door_and_the_loss_is_declared(tm
     rig, (card,) = await enrolled(tmp_path, mosquitto)
     async with standing(rig) as server:
         await rig.start()
-        blocker = sqlite3.connect(
-            rig.folder / "state" / "outbox.db", isolation_level=None, check_same_thread=False
-        )
+        blocker = sqlite3.connect(rig.folder / "state" / "outbox.db", isolation_level=None)
         async with rig.doorway() as doorway:
             await server.until(lambda: "policy.applied" in server.names)
-            await asyncio.to_thread(blocker.execute, "BEGIN IMMEDIATE")
+            blocker.execute("BEGIN IMMEDIATE")
             assert await doorway.tap(card) == "granted"
             await doorway.strike(released=True)
             await rig.logged("event_lost")
