@@ -68,13 +68,11 @@ def add(
 
 
 async def _add(site: Site, config: ServerConfig, agent: str, point: bytes) -> None:
-    engine = await opened(site, config)
-    try:
-        await add_agent(engine, agent, site.suite, point, microseconds(SystemClock().now()))
-    except (AgentExists, ValueError) as error:
-        fail(f"{error}; see `ostiary agents list`")
-    finally:
-        await engine.dispose()
+    async with opened(site, config) as engine:
+        try:
+            await add_agent(engine, agent, site.suite, point, microseconds(SystemClock().now()))
+        except (AgentExists, ValueError) as error:
+            fail(f"{error}; see `ostiary agents list`")
 
 
 @app.command("list")
@@ -95,14 +93,11 @@ def list_command(
 
 
 async def _list(site: Site, config: ServerConfig) -> list[dict[str, object]]:
-    engine = await opened(site, config)
-    try:
+    async with opened(site, config) as engine:
         ledger = Ledger(engine)
         await ledger.load()
         found = await list_agents(engine)
-        heads = {a.id: ledger.heads.newest(a.id) for a in found}
-    finally:
-        await engine.dispose()
+    heads = {a.id: ledger.heads.newest(a.id) for a in found}
     return [
         {
             "agent": a.id,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -46,14 +47,19 @@ def the_site(path: Path) -> tuple[Site, ServerConfig]:
         fail(str(error))
 
 
-async def opened(site: Site, config: ServerConfig) -> AsyncEngine:
-    """The site's database, or a clear end."""
+@asynccontextmanager
+async def opened(site: Site, config: ServerConfig) -> AsyncIterator[AsyncEngine]:
+    """The site's database while the context lasts, or a clear end."""
     if config.database is None and not site.database.exists():
         fail(f"{site.database} is missing: restore it from a backup, or make a new site")
     try:
-        return await open_database(config.database or site.database)
+        engine = await open_database(config.database or site.database)
     except RuntimeError as error:
         fail(str(error))
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

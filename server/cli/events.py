@@ -6,8 +6,6 @@ import asyncio
 import json
 import sys
 from base64 import b64encode
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,7 +62,7 @@ def tail(
     subject = f"doors/{door}" if door else None
 
     async def work() -> None:
-        async with _store(site, config) as engine:
+        async with opened(site, config) as engine:
             name = await store_id(engine)
             position = await _position(engine, since)
             if since is None:
@@ -141,7 +139,7 @@ async def _verify(
 ) -> list[tuple[str, str, int, BadPlace | None]]:
     results = []
     columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    async with _store(site, config) as engine:
+    async with opened(site, config) as engine:
         trusted = await _everyone(engine, site)
         with Progress(*columns, console=err, disable=quiet or not err.is_terminal) as progress:
             task = progress.add_task("", total=await count_events(engine))
@@ -180,7 +178,7 @@ def export(
 
     async def work() -> int:
         count = 0
-        async with _store(site, config) as engine:
+        async with opened(site, config) as engine:
             name = await store_id(engine)
             async for signed in read_signed(engine, await _position(engine, since)):
                 line = {
@@ -216,7 +214,7 @@ def proof(
     site, config = the_site(site_dir)
 
     async def work() -> int:
-        async with _store(site, config) as engine:
+        async with opened(site, config) as engine:
             found = await proof_of(engine, event_id)
             if found is None:
                 fail(f"no event {event_id}; ids are shown by `ostiary events tail --json`")
@@ -256,15 +254,6 @@ def _pem(der: bytes) -> bytes:
 async def _everyone(engine: AsyncEngine, site: Site) -> KeyRing:
     """Every key that may sign events here: agents' and the server's own."""
     return {**site.root.key_ring(), **event_ring(await list_agents(engine), site.suite)}
-
-
-@asynccontextmanager
-async def _store(site: Site, config: ServerConfig) -> AsyncIterator[AsyncEngine]:
-    engine = await opened(site, config)
-    try:
-        yield engine
-    finally:
-        await engine.dispose()
 
 
 async def _position(engine: AsyncEngine, since: str | None) -> int:

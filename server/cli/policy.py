@@ -81,13 +81,10 @@ def _checked(
 
 async def _next_version(site: Site, config: ServerConfig, agent: str) -> int:
     """One more than any version signed for this agent before, durably taken."""
-    engine = await opened(site, config)
-    try:
+    async with opened(site, config) as engine:
         if agent not in {a.id for a in await list_agents(engine)}:
             fail(f"no agent {agent}: register it with `ostiary agents add`")
         return await _take_version(engine, f"policy/{agent}")
-    finally:
-        await engine.dispose()
 
 
 async def _take_version(engine: AsyncEngine, key: str) -> int:
