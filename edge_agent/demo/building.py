@@ -113,16 +113,19 @@ class Building:
             command("ostiary", "init", "--site", SITE, "--suite", self.suite, "--dir", self.site)
         )
         await asyncio.gather(*(self._identify(door) for door in self.doors))
-        for door in self.doors:
-            await self._ostiary("agents", "add", "--yes", self._identity(door))
+        await asyncio.gather(
+            *(self._ostiary("agents", "add", "--yes", self._identity(door)) for door in self.doors)
+        )
         await self._make_cards()
         await asyncio.gather(*(self._bind_cards(door) for door in self.doors))
         policy = self.folder / "policy.json"
         policy.write_text(json.dumps(policy_for(self.doors, self.suite, datetime.now(UTC))))
-        for door in self.doors:
-            signed = self.config(door).parent / "policy.dsse"
-            agent = self.agent(door)
-            await self._ostiary("policy", "sign", policy, "--agent", agent, "--out", signed)
+        await asyncio.gather(*(self._sign(policy, door) for door in self.doors))
+
+    async def _sign(self, policy: Path, door: str) -> None:
+        signed = self.config(door).parent / "policy.dsse"
+        agent = self.agent(door)
+        await self._ostiary("policy", "sign", policy, "--agent", agent, "--out", signed)
 
     async def start(self) -> None:
         """Start every process and return when the doors are ready and the server answers."""

@@ -13,8 +13,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas.names import Name
 from server import __version__
-from server.app import Serving, serve, stop_on_signals
-from server.broker.builtin import BrokerUnavailable, builtin_broker
 from server.cli import agents, events, policy
 from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, out, run, the_site
 from server.config import ServerConfig
@@ -130,6 +128,10 @@ def serve_command(
 
 
 async def _serve(site: Site, config: ServerConfig) -> None:
+    # Here, not above: the other commands need neither web server nor broker, and start at once.
+    from server.app import Serving, serve, stop_on_signals
+    from server.broker.builtin import BrokerUnavailable
+
     def ready(serving: Serving) -> None:
         err.print(f"Live page and API: {serving.url}   broker: {serving.broker}   stop: Ctrl-C")
 
@@ -149,6 +151,9 @@ def broker_run(
 
 
 async def _broker(port: int) -> None:
+    from server.app import stop_on_signals
+    from server.broker.builtin import BrokerUnavailable, builtin_broker
+
     try:
         async with builtin_broker(port) as bound:
             err.print(f"Broker: mqtt://127.0.0.1:{bound}   stop: Ctrl-C")
