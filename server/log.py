@@ -8,9 +8,8 @@ import sys
 import structlog
 
 
-def configure_log(level: str = "info") -> None:
+def configure_log() -> None:
     """Set up structlog; libraries' own warnings come out the same way."""
-    number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -18,7 +17,7 @@ def configure_log(level: str = "info") -> None:
     ]
     structlog.configure(
         processors=[*shared, _event_first, structlog.processors.JSONRenderer()],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
@@ -33,7 +32,7 @@ def configure_log(level: str = "info") -> None:
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
         )
     )
-    logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
 
 def _event_first(

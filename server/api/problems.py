@@ -122,20 +122,19 @@ def problem_response(
     *,
     headers: Mapping[str, str] | None = None,
     members: Mapping[str, object] | None = None,
-    status: int | None = None,
 ) -> Response:
     """The document as a response."""
     body = {
         "type": f"/problems/{kind.name}",
         "title": kind.title,
-        "status": status or kind.status,
+        "status": kind.status,
         "detail": detail,
         "advice": kind.advice,
         **(members or {}),
     }
     return Response(
         as_json(body),
-        status_code=status or kind.status,
+        status_code=kind.status,
         media_type=MEDIA_TYPE,
         headers={"Cache-Control": "no-store", **(headers or {})},
     )

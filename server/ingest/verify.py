@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from schemas.chain import EVENTS_TYPE, Link, split_lines
-from schemas.envelope import MAX_ENVELOPE_BYTES, KeyRing, open_envelope
+from schemas.envelope import KeyRing, open_envelope
 from schemas.errors import (
     BadSignature,
     BrokenChain,
@@ -94,7 +94,7 @@ def verify_message(
         agent = up.agent
         if up.site != site or up.channel != EVENTS:
             return Refusal(AlarmKind.WRONG_TOPIC, agent, f"events came on {topic[:200]!r}")
-        opened = open_envelope(payload, trusted, EVENTS_TYPE, max_bytes=MAX_ENVELOPE_BYTES)
+        opened = open_envelope(payload, trusted, EVENTS_TYPE)
         if opened.holder != agent:
             detail = f"events signed by {opened.holder} came on the topic of {agent}"
             return Refusal(AlarmKind.WRONG_TOPIC, opened.holder, detail)
