@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.suites import Suite
 from server.clock import Clock, SystemClock
-
-if TYPE_CHECKING:
-    from server.feed.hub import Hub
+from server.feed.hub import Hub
 
 
 @dataclass
