@@ -102,7 +102,7 @@ def _problems() -> APIRouter:
             raise Problem(NOT_FOUND, f"there is no kind of problem named {name[:100]!r}")
         return events.json_response(
             {
-                "type": f"/problems/{kind.name}",
+                "type": kind.type,
                 "title": kind.title,
                 "status": kind.status,
                 "advice": kind.advice,

@@ -24,12 +24,17 @@ MEDIA_TYPE = "application/problem+json"
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of problem: its `type` is `/problems/<name>`."""
+    """One kind of problem; one without a name says no more than its HTTP status."""
 
     name: str
     status: int
     title: str
     advice: str
+
+    @property
+    def type(self) -> str:
+        """The address that explains it, or what RFC 9457 4.2.1 has for no explanation."""
+        return f"/problems/{self.name}" if self.name else "about:blank"
 
 
 INVALID = Kind(
@@ -125,7 +130,7 @@ def problem_response(
 ) -> Response:
     """The document as a response."""
     body = {
-        "type": f"/problems/{kind.name}",
+        "type": kind.type,
         "title": kind.title,
         "status": kind.status,
         "detail": detail,
@@ -149,7 +154,7 @@ def documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
                 MEDIA_TYPE: {
                     "schema": {"$ref": "#/components/schemas/Problem"},
                     "example": {
-                        "type": f"/problems/{kind.name}",
+                        "type": kind.type,
                         "title": kind.title,
                         "status": kind.status,
                         "detail": "...",
@@ -202,7 +207,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
         return problem_response(METHOD, f"{request.method} {path} is not possible", headers=allow)
     if error.status_code == NOT_FOUND.status:
         return problem_response(NOT_FOUND, f"{path} does not exist")
-    other = Kind("about:blank", error.status_code, HTTPStatus(error.status_code).phrase, "")
+    other = Kind("", error.status_code, HTTPStatus(error.status_code).phrase, "")
     return problem_response(other, str(error.detail), headers=error.headers)
 
 
