@@ -89,15 +89,6 @@ def unlock(question: UnlockQuestion, random: RandomBytes) -> Script[Proof]:
     return Proof(card_id.hex(), outcome, version, response_ms)
 
 
-def identify() -> Script[str | None]:
-    """The card id in the root file's FCI, 16 hex digits, or None if there is none to be had."""
-    try:
-        serial = yield from select_root()
-    except MalformedApdu:
-        return None
-    return None if serial is None else serial.hex()
-
-
 def select_application(aid: bytes) -> Script[bytes | None]:
     """Select the application; the serial in its FCI. Raises MalformedApdu."""
     selected = yield from ask_card(Command(layout.CLA_ISO, layout.SELECT, 0x04, 0x00, aid, le=256))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.card.apdu import Command, Response
-from edge_agent.card.application import UnlockQuestion, identify
+from edge_agent.card.application import UnlockQuestion
 from edge_agent.card.binding import BindOutcome
 from edge_agent.card.layout import GET_CHALLENGE, INTERNAL_AUTHENTICATE, Slot
 from edge_agent.core.proof import ProofOutcome
@@ -245,12 +245,8 @@ async def test_a_card_that_makes_no_sense_is_unreadable(desk, answer):
 
 async def test_a_serial_of_another_length_is_no_card_id(desk):
     fci = Response(bytes.fromhex("6f0ba5099f0c0611223344556677")[:-1], 0x9000).encode()
-    assert await desk.run(identify(), lambda _: fci) is None
-
-
-async def test_the_id_of_any_card_can_be_asked(desk):
-    card = desk.card()
-    assert await desk.run(identify(), card.transmit) == SERIAL.hex()
+    proof = await desk.tap_on(lambda _: fci)
+    assert (proof.outcome, proof.card_id) == (ProofOutcome.UNREADABLE, None)
 
 
 @given(
