@@ -6,7 +6,6 @@ no keys.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
@@ -64,11 +63,6 @@ def guest_list(taps: int, random: Random) -> list[Person]:
     guests += rest
     random.shuffle(guests)
     return guests
-
-
-def expected_reasons(guests: list[Person]) -> Counter[str]:
-    """Denials the guests should meet, by reason."""
-    return Counter(guest.expected for guest in guests if guest.expected)
 
 
 def policy_for(doors: list[str], suite: str, now: datetime) -> dict[str, Any]:

@@ -17,11 +17,10 @@ from rich.console import Console
 from edge_agent.demo.building import BrokerKind, Building
 from edge_agent.demo.figures import Figures
 from edge_agent.demo.processes import ProcessFailed
-from edge_agent.demo.show import run_demo
+from edge_agent.demo.show import ROUND, run_demo
 from schemas.suites import SuiteName
 
 DOOR_NAMES = ("front", "office", "lab", "store", "garage", "roof", "archive", "kitchen")
-ROUND = 60
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(stderr=True)
