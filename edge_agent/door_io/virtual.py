@@ -11,8 +11,6 @@ from edge_agent.core.door import (
     ContactClosed,
     ContactOpened,
     DoorInput,
-    IoFault,
-    IoRecovered,
     RexPressed,
 )
 
@@ -55,13 +53,3 @@ class VirtualDoorIo:
     async def press_rex(self) -> None:
         """Press the exit button."""
         await self._inputs.put(RexPressed())
-
-    async def break_down(self, detail: str) -> None:
-        """Cut the wire."""
-        self._contact = "fault"
-        await self._inputs.put(IoFault(detail))
-
-    async def repair(self, contact: Literal["open", "closed"]) -> None:
-        """Mend the wire; the contact shows this."""
-        self._contact = contact
-        await self._inputs.put(IoRecovered(contact))
