@@ -12,6 +12,7 @@ from rich.console import Console
 
 from benchmarks import decision, ingest, tap
 from benchmarks.result import Row, show, write
+from edge_agent.demo.processes import ProcessFailed
 
 RESULTS = Path(__file__).parent / "results.json"
 
@@ -48,7 +49,10 @@ def main(
     rows: list[Row] = []
     for name in only or MEASURES:
         console.print(f"measuring {name} ...")
-        rows += asyncio.run(MEASURES[name]())
+        try:
+            rows += asyncio.run(MEASURES[name]())
+        except ProcessFailed as error:
+            raise SystemExit(str(error)) from None
     show(rows)
     write(rows, RESULTS)
     console.print(f"written to {RESULTS}", highlight=False)

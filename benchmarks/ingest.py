@@ -20,6 +20,7 @@ import aiomqtt
 from benchmarks.load import SITE, Load, prepare, write
 from benchmarks.result import Row
 from benchmarks.site import committed, mosquitto, reading, server
+from edge_agent.demo.processes import run
 from schemas.chain import EVENTS_TYPE
 from schemas.envelope import TrustedKey, open_envelope
 from schemas.suites import SuiteName, suite
@@ -34,12 +35,7 @@ BATCH = 100
 
 
 async def _publish(folder: Path, port: int) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.load", str(folder), str(port)),
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    if await process.wait():
-        raise SystemExit("the publisher failed")
+    await run([sys.executable, "-m", "benchmarks.load", str(folder), str(port)])
 
 
 async def _floor(load: Load, folder: Path, port: int) -> float:

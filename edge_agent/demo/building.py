@@ -9,8 +9,6 @@ import asyncio
 import csv
 import json
 import secrets
-import shutil
-import socket
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,14 +19,23 @@ import httpx
 
 from edge_agent.demo.cast import CAST, policy_for
 from edge_agent.demo.forgery import copied_card
-from edge_agent.demo.processes import Child, ProcessFailed, command, run, stop_all
+from edge_agent.demo.mosquitto import mosquitto_command
+from edge_agent.demo.processes import (
+    READY_S,
+    Child,
+    ProcessFailed,
+    command,
+    free_port,
+    listens,
+    run,
+    stop_all,
+    until,
+)
 from edge_agent.virtual.card_os import VirtualCard
 from edge_agent.virtual.people import Doorway
 from schemas.suites import SuiteName
 
 SITE = "demo"
-READY_S = 30.0
-POLL_S = 0.1
 BrokerKind = Literal["builtin", "mosquitto"]
 
 _AGENT_TOML = """\
@@ -47,23 +54,6 @@ door = "{door}"
 io = {{ kind = "virtual" }}
 readers = [{{ direction = "in", kind = "virtual" }}]
 """
-
-_MOSQUITTO_CONF = """\
-listener {port} 127.0.0.1
-allow_anonymous true
-persistence false
-max_queued_messages 0
-user root
-log_type error
-"""
-
-
-def free_port() -> int:
-    """A loopback port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -145,16 +135,11 @@ class Building:
     async def start_broker(self) -> None:
         """The built-in broker or mosquitto, alone in a process."""
         if self.broker_kind == "mosquitto":
-            program = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin")
-            if program is None:
-                raise ProcessFailed("mosquitto is not installed; leave --broker at builtin")
-            configuration = self.folder / "mosquitto.conf"
-            configuration.write_text(_MOSQUITTO_CONF.format(port=self.broker_port))
-            arguments = [program, "-c", str(configuration)]
+            arguments = mosquitto_command(self.folder, self.broker_port)
         else:
             arguments = command("ostiary", "broker", "run", "--port", str(self.broker_port))
         broker = await self._start("broker", arguments)
-        await _until(broker, lambda: _listens(self.broker_port))
+        await until(broker, lambda: listens(self.broker_port))
 
     async def start_server(self) -> None:
         """`ostiary serve` on this building's site."""
@@ -166,14 +151,14 @@ class Building:
                 "ostiary", "serve", "--site-dir", self.site, "--port", port, "--broker", broker
             ),
         )
-        await _until(server, self._healthy)
+        await until(server, lambda: healthy(self.url))
 
     async def start_agent(self, door: str) -> None:
         """The agent of one door."""
         agent = await self._start(
             door, command("ostiary-agent", "run", "--config", self.config(door))
         )
-        await _until(agent, self.doorway(door).is_open)
+        await until(agent, self.doorway(door).is_open)
 
     async def status(self, door: str) -> dict[str, Any]:
         """What the door's agent says of its own event store."""
@@ -196,13 +181,6 @@ class Building:
 
     async def _ostiary(self, *arguments: str | Path) -> str:
         return await run(command("ostiary", *arguments, "--site-dir", self.site))
-
-    async def _healthy(self) -> bool:
-        try:
-            async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
-                return (await client.get("/healthz")).is_success
-        except httpx.HTTPError:
-            return False
 
     def _identity(self, door: str) -> Path:
         return self.config(door).parent / "identity.json"
@@ -251,7 +229,7 @@ class Building:
         binding.log.parent.mkdir(exist_ok=True)
         await binding.start()
         try:
-            await _until(binding, self.doorway(door).is_open)
+            await until(binding, self.doorway(door).is_open)
             async with self.doorway(door) as doorway:
                 for person in holders:
                     outcome = await self.tap(doorway, person.name)
@@ -262,22 +240,10 @@ class Building:
             await binding.stop()
 
 
-async def _until(child: Child, ready: Any) -> None:
-    """Return when `ready()` says so. Raises ProcessFailed if the child ends first, or never is."""
+async def healthy(url: str) -> bool:
+    """Whether the server there is ready: it hears the broker, and its database answers."""
     try:
-        async with asyncio.timeout(READY_S):
-            while not await ready():
-                child.check()
-                await asyncio.sleep(POLL_S)
-    except TimeoutError:
-        tail = child.log.read_text(errors="replace")[-2000:]
-        raise ProcessFailed(f"{child.name} was not ready within {READY_S} s:\n{tail}") from None
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
+        async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+            return (await client.get("/healthz")).is_success
+    except httpx.HTTPError:
         return False
-    writer.close()
-    return True

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+READY_S = 30.0
+POLL_S = 0.1
 STOP_S = 8.0
 BIN = Path(sys.executable).parent
 
@@ -82,16 +85,17 @@ class Child:
         try:
             await asyncio.wait_for(self.process.wait(), within_s)
         except TimeoutError:
-            raise self._failed(f"did not end within {within_s:.0f} s") from None
+            raise self.failed(f"did not end within {within_s:.0f} s") from None
         if self.process.returncode:
-            raise self._failed(f"ended with {self.process.returncode}")
+            raise self.failed(f"ended with {self.process.returncode}")
 
     def check(self) -> None:
         """Raise ProcessFailed if the process is no longer running."""
         if self.process is not None and self.process.returncode is not None:
-            raise self._failed(f"ended with {self.process.returncode}")
+            raise self.failed(f"ended with {self.process.returncode}")
 
-    def _failed(self, how: str) -> ProcessFailed:
+    def failed(self, how: str) -> ProcessFailed:
+        """What to raise: how it failed, and the end of what it printed."""
         tail = self.log.read_text(errors="replace")[-2000:]
         return ProcessFailed(f"{self.name} {how}:\n{tail}")
 
@@ -104,6 +108,35 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+async def until(child: Child, ready: Callable[[], Awaitable[bool]]) -> None:
+    """Return when `ready()` says so. Raises ProcessFailed if the child ends first, or never is."""
+    try:
+        async with asyncio.timeout(READY_S):
+            while not await ready():
+                child.check()
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        raise child.failed(f"was not ready within {READY_S:.0f} s") from None
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def listens(port: int) -> bool:
+    """Whether something takes connections on this loopback port."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 async def stop_all(children: Sequence[Child]) -> None:
