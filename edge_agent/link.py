@@ -67,7 +67,8 @@ class Link:
             self._progress = False
             pause_s = 0.0
             try:
-                await self._connected()
+                async with asyncio.TaskGroup() as connection:
+                    connection.create_task(self._connected())
             except* (aiomqtt.MqttError, OSError) as group:
                 attempt = 0 if self._progress else attempt + 1
                 # Full jitter: after a broker's restart, a thousand doors don't come back at once.
@@ -163,7 +164,11 @@ class Link:
 
 
 def _heed_cancellation() -> None:
-    """Before Python 3.12, asyncio.wait_for, which aiomqtt uses, may swallow a cancellation."""
+    """Raise CancelledError if this task was cancelled while aiomqtt awaited something.
+
+    Before Python 3.12, asyncio.wait_for, which it uses, may swallow a cancellation. Only for tasks
+    that host no TaskGroup before: on Python 3.11 those leave the count of cancellations behind.
+    """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
