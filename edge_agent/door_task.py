@@ -51,6 +51,8 @@ class DoorTask:
         self._io: DoorIo | None = None
         self._state: DoorState | None = None
         self._fault: str | None = None
+        self._broken: asyncio.Queue[OSError] = asyncio.Queue()
+        """What failed outside the door's own tasks, and must end them."""
         self._moved = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self._latencies: dict[str, Latency] = {}
@@ -71,51 +73,65 @@ class DoorTask:
             await asyncio.sleep(RESTART_PAUSE_S)
 
     async def policy_changed(self) -> None:
-        """Go by the settings that are in force now."""
-        if self._state is not None:
+        """Go by the settings that are in force now; a door that can't, and no other, starts again.
+
+        One that is not being served yet will look at them when it is.
+        """
+        try:
             await self._take(SettingsChanged(self._settings()))
+        except OSError as error:
+            self._broken.put_nowait(error)
 
     async def _serve(self) -> None:
         recorder = self._house.recorder
         async with AsyncExitStack() as hardware:
             io = self._house.open_io(self._door)
-            hardware.push_async_callback(self._lock_up, io)
+            hardware.push_async_callback(io.close)
             readers: list[tuple[Direction, Reader]] = []
             for each in self._door.readers:
                 reader = self._house.open_reader(self._door, each.direction)
                 hardware.push_async_callback(reader.close)
                 readers.append((each.direction, reader))
+            # The last in is the first out: a reader that won't close must not hold the door open.
+            hardware.push_async_callback(self._lock_up)
             self.contact = io.contact()
+            self.opened.set()
+            await self._begin.wait()
+            # Not before: until then a newer policy may be applied, and it alone is to count.
             now_s = recorder.clock.monotonic()
             self._io = io
             self._state, outputs = initial(self._settings(), self.contact, now_s)
-            self.opened.set()
-            await self._begin.wait()
             await self._carry_out(outputs)
             await self._report_recovery()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch_inputs(io))
                 tasks.create_task(self._watch_time())
+                tasks.create_task(self._watch_for_failure())
                 for direction, reader in readers:
                     tasks.create_task(self._watch_reader(direction, reader))
 
-    async def _lock_up(self, io: DoorIo) -> None:
+    async def _lock_up(self) -> None:
+        io, state = self._io, self._state
         self._io = self._state = None
-        await io.close()
+        if io is not None and state is not None and state.released:
+            await io.set_strike(False)
+
+    async def _watch_for_failure(self) -> None:
+        raise await self._broken.get()
 
     async def _report_recovery(self) -> None:
         if self._fault is not None:
             recorder = self._house.recorder
             draft = recorder.about_door("door.fault.cleared", self.name, detail=self._fault)
             self._fault = None
-            await recorder.record([draft])
+            await recorder.record_soon([draft])
 
     async def _report_fault(self, detail: str) -> None:
         if self._fault is not None:
             return
         self._fault = detail
         recorder = self._house.recorder
-        await recorder.record([recorder.about_door("door.fault", self.name, detail=detail)])
+        await recorder.record_soon([recorder.about_door("door.fault", self.name, detail=detail)])
 
     async def _watch_inputs(self, io: DoorIo) -> None:
         while True:
@@ -142,13 +158,20 @@ class DoorTask:
                 await self._report_fault(f"reader {direction}: {error}"[:500])
                 await asyncio.sleep(READER_PAUSE_S)
                 continue
-            await self._report_recovery()
             try:
                 outcome = await tap.decide(card)
             except (CardRemoved, TimeoutError) as error:
                 log.info("card_removed", door=self.name, direction=direction, why=str(error))
                 await reader.feedback(Feedback.TRY_AGAIN)
                 continue
+            except Exception as error:
+                # Whatever it is, it must not take the strike's clock and the exit button with it.
+                log.exception("tap_failed", door=self.name, direction=direction)
+                await reader.feedback(Feedback.ERROR)
+                detail = f"reader {direction}: {type(error).__name__}: {error}"[:500]
+                await self._report_fault(detail)
+                continue
+            await self._report_recovery()
             if outcome.grant is None:
                 await reader.feedback(outcome.feedback)
             else:
@@ -195,7 +218,7 @@ class DoorTask:
     async def _carry_out(
         self, outputs: Sequence[Output], strike_moved: Callable[[], Awaitable[None]] | None = None
     ) -> None:
-        """The strike first: what is told of it may wait for the disk."""
+        """The strike first. A disk that hangs must not hold what the door does next."""
         for output in outputs:
             if isinstance(output, SetStrike) and self._io is not None:
                 await self._io.set_strike(output.released)
@@ -207,7 +230,7 @@ class DoorTask:
             for output in outputs
             if isinstance(output, Emit)
         ]
-        await recorder.record(drafts)
+        await recorder.record_soon(drafts)
 
     def _data(self, output: Emit) -> dict[str, Any]:
         if output.grant is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 from edge_agent.log import log
@@ -13,6 +15,8 @@ from schemas.errors import SchemaError
 from schemas.root import Root
 
 POLL_S = 1.0
+RETRY_S = 10.0
+"""After a policy could not be read or stored."""
 Stamp = tuple[int, int, int]
 
 
@@ -33,6 +37,7 @@ class PolicyWatch:
         self._recorder = recorder
         self._applied = applied
         self._seen: Stamp | None = None
+        self._failed = False
         self._asked = asyncio.Event()
 
     def look_now(self) -> None:
@@ -46,17 +51,25 @@ class PolicyWatch:
             await self.look()
             self._asked.clear()
             try:
-                async with asyncio.timeout(POLL_S):
+                async with asyncio.timeout(RETRY_S if self._failed else POLL_S):
                     await self._asked.wait()
             except TimeoutError:
                 pass  # time to look again
 
     async def look(self) -> None:
-        """Apply the file if it is not the one seen last; a refusal becomes an event."""
-        stamp = await asyncio.to_thread(_stamp, self._path)
+        """Apply the file if it is not the one seen last; a refusal becomes an event.
+
+        A failure of disk or memory is only logged: the policy in force goes on, and the file is
+        tried again.
+        """
+        try:
+            stamp = await asyncio.to_thread(_stamp, self._path)
+        except OSError as error:
+            self._not_applied(error)
+            return
         if stamp is None or stamp == self._seen:
             return
-        self._seen = stamp
+        self._seen, self._failed = stamp, False
         now, _ = self._recorder.judge_time()
         file = PolicyFile(self._path, self._root, self._recorder.agent, now)
         try:
@@ -67,9 +80,8 @@ class PolicyWatch:
             draft = self._recorder.about_agent("policy.rejected", reason=reason, detail=detail)
             await self._recorder.record([draft])
             return
-        except OSError as error:
-            self._seen = None
-            log.error("policy_unreadable", path=str(self._path), why=str(error))
+        except (OSError, sqlite3.Error, BrokenExecutor, MemoryError) as error:
+            self._not_applied(error)
             return
         self.learn_time()
         if changed and self._store.applied is not None:
@@ -78,6 +90,11 @@ class PolicyWatch:
             await self._applied()
             draft = self._recorder.about_agent("policy.applied", policy_version=version)
             await self._recorder.record([draft])
+
+    def _not_applied(self, error: Exception) -> None:
+        self._seen, self._failed = None, True
+        why = f"{type(error).__name__}: {error}"
+        log.error("policy_unreadable", path=str(self._path), why=why, again_in_s=RETRY_S)
 
     def learn_time(self) -> None:
         """It can't be earlier than when the policy was signed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -11,6 +12,9 @@ from edge_agent.core.trusted_time import TrustedTime
 from edge_agent.log import log
 from edge_agent.outbox import Draft, Outbox, OutboxFailed, StoredLine
 from schemas.events import EVENT_DATA, ClockStatus
+
+DURABLE_WITHIN_S = 0.1
+"""A disk that takes longer to store an event does not hold the door."""
 
 
 class Recorder:
@@ -24,6 +28,7 @@ class Recorder:
         self.time = time
         self.agent = agent
         self.version = version
+        self._late: set[asyncio.Task[list[StoredLine]]] = set()
 
     def judge_time(self) -> tuple[datetime, ClockStatus]:
         """The time to decide by, and how far it can be trusted."""
@@ -56,3 +61,16 @@ class Recorder:
         except OutboxFailed as error:
             log.error("event_lost", names=[draft.name for draft in drafts], why=str(error))
             return []
+
+    async def record_soon(self, drafts: Sequence[Draft]) -> list[StoredLine] | None:
+        """As `record`, but after 100 ms return None: then they are stored later, in their order."""
+        if not drafts:
+            return []
+        task = asyncio.create_task(self.record(drafts))
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+        done, _ = await asyncio.wait({task}, timeout=DURABLE_WITHIN_S)
+        if done:
+            return task.result()
+        log.warning("store_slow", names=[draft.name for draft in drafts])
+        return None

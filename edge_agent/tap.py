@@ -13,8 +13,7 @@ from edge_agent.core.decision import Circumstances, Decision, Direction, DoorVie
 from edge_agent.core.door import Grant
 from edge_agent.core.proof import Proof, ProofOutcome
 from edge_agent.house import House
-from edge_agent.log import log
-from edge_agent.outbox import Draft, StoredLine
+from edge_agent.outbox import Draft
 from edge_agent.readers.port import CardChannel, Feedback
 from edge_agent.store import Found
 from schemas.events import Latency
@@ -22,8 +21,6 @@ from schemas.reasons import Reason
 
 CARD_TIMEOUT_S = 5.0
 """A card that takes longer than this for the whole conversation is told to try again."""
-DURABLE_WITHIN_S = 0.1
-"""A disk that takes longer to store the grant does not hold the door."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,6 @@ class Tap:
         self._door = door
         self._direction = direction
         self._house = house
-        self._late: set[asyncio.Task[list[StoredLine]]] = set()
 
     async def decide(self, card: CardChannel) -> TapOutcome:
         """Ask the card, decide, store. Raises CardRemoved or TimeoutError if the card went away."""
@@ -72,7 +68,7 @@ class Tap:
         draft = self._draft(
             view, found, proof=proof, decision=decision, at=at, decision_ms=decision_ms
         )
-        stored = await self._store(draft)
+        stored = next(iter(await house.recorder.record_soon([draft]) or ()), None)
         grant = None
         if decision.granted:
             person = found.card.person if found.card else None
@@ -88,16 +84,6 @@ class Tap:
             decision.reason,
             stored.id if stored else None,
         )
-
-    async def _store(self, draft: Draft) -> StoredLine | None:
-        task = asyncio.create_task(self._house.recorder.record([draft]))
-        self._late.add(task)
-        task.add_done_callback(self._late.discard)
-        done, _ = await asyncio.wait({task}, timeout=DURABLE_WITHIN_S)
-        if not done:
-            log.warning("store_slow", door=self._door, name=draft.name)
-            return None
-        return next(iter(task.result()), None)
 
     def _keys(self, proof: Proof) -> list[str]:
         reader = f"reader {self._door} {self._direction}"

@@ -1,0 +1,137 @@
+"""What a door does while the parts around it fail: it locks, lets out, and says so."""
+
+import asyncio
+import sqlite3
+import threading
+
+import pytest
+
+from edge_agent.core.door import Grant, Granted
+from edge_agent.readers.port import Feedback
+from tests.door_rig import DOOR, door_rig
+
+
+async def test_a_door_that_a_new_policy_locked_is_not_released_by_the_old_one(tmp_path):
+    async with door_rig(tmp_path) as rig:
+        rig.put_policy(1, door={"mode": "unlocked"})
+        await rig.watch.look()
+        rig.put_policy(2, door={"mode": "locked"})  # while the agent was down
+        await rig.start()
+        assert await rig.tap(await rig.card()) is Feedback.GRANTED
+        await rig.until_strike(released=False)
+        assert rig.strike == [True, False], "released only for the tap"
+
+
+async def test_a_hanging_disk_neither_holds_the_strike_open_nor_the_exit_shut(tmp_path):
+    async with door_rig(tmp_path) as rig:
+        rig.put_policy(1)
+        await rig.start()
+        free = threading.Event()
+        hanging = rig.outbox._thread.submit(lambda _: free.wait(60))
+        try:
+            await rig.io.press_rex()
+            await rig.until_strike(released=True)
+            await rig.until_strike(released=False)
+            await rig.io.press_rex()
+            await rig.until_strike(released=True)
+            assert await rig.tap(await rig.card()) is Feedback.GRANTED
+            await rig.until_strike(released=False)
+        finally:
+            free.set()
+        await asyncio.wrap_future(hanging)
+
+
+async def test_a_strike_that_can_not_be_driven_keeps_no_other_door_from_its_policy(tmp_path):
+    async with door_rig(tmp_path) as rig:
+        rig.doors.append(rig.make_door("back"))
+        ios = []
+
+        def open_io():
+            ios.append(type(rig).open_io(rig))
+            return ios[-1]
+
+        rig.open_io = open_io
+        settings = rig.policy()["doors"][DOOR]
+        unlocked = {name: {**settings, "mode": "unlocked"} for name in (DOOR, "back")}
+        rig.put_policy(1, doors=unlocked)
+        await rig.start()
+        first, second = ios
+        await rig.until(lambda: first.released and second.released)
+
+        async def fail(released):
+            raise OSError(5, "the relay does not answer")
+
+        first.set_strike = fail
+        rig.put_policy(2, doors=dict.fromkeys((DOOR, "back"), settings))
+        await rig.watch.look()
+        await rig.until(lambda: not second.released)
+
+
+async def test_a_tap_that_fails_does_not_take_the_exit_button_with_it(tmp_path):
+    async with door_rig(tmp_path) as rig:
+        rig.put_policy(1)
+        await rig.start()
+
+        async def fail(card_id):
+            raise sqlite3.OperationalError("disk I/O error")
+
+        rig.store.find = fail
+        assert await rig.tap(await rig.card()) is Feedback.ERROR
+        await rig.io.press_rex()
+        await rig.until_strike(released=True)
+        await rig.until_strike(released=False)
+
+
+async def test_a_reader_that_does_not_close_leaves_no_strike_released(tmp_path):
+    async with door_rig(tmp_path) as rig:
+        rig.put_policy(1, door={"strike_release_s": 100})
+        free = asyncio.Event()
+
+        def open_reader(direction):
+            reader = type(rig).open_reader(rig, direction)
+            reader.close = free.wait
+            return reader
+
+        rig.open_reader = open_reader
+        await rig.start()
+        await rig.io.press_rex()
+        await rig.until_strike(released=True)
+        for task in rig.running:
+            task.cancel()
+        try:
+            await rig.until_strike(released=False)
+        finally:
+            free.set()
+
+
+@pytest.mark.parametrize("failure", [sqlite3.OperationalError("disk full"), OSError(5, "EIO")])
+async def test_a_policy_that_could_not_be_stored_is_tried_again(tmp_path, failure):
+    async with door_rig(tmp_path) as rig:
+        rig.put_policy(1)
+        apply = rig.store.apply
+
+        async def fail(file):
+            raise failure
+
+        rig.store.apply = fail
+        await rig.start()  # does not keep the doors from their work
+        rig.store.apply = apply
+        await rig.watch.look()
+        assert rig.store.applied.version == 1
+
+
+async def test_a_policy_file_that_can_not_be_looked_at_keeps_no_door_shut(tmp_path):
+    async with door_rig(tmp_path) as rig:
+        path = tmp_path / "policy.dsse"
+        path.symlink_to(path)
+        await rig.start()
+        await rig.io.press_rex()
+        await rig.until_strike(released=True)
+
+
+async def test_a_grant_without_a_door_is_no_release(tmp_path):
+    async with door_rig(tmp_path) as rig:
+        await rig.start()
+        await rig.stop()
+        await rig.doors[0]._take(Granted(Grant("x", None, None)))
+        assert not rig.io.released

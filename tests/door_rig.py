@@ -1,0 +1,215 @@
+"""One door in this process, with real stores, for tests that break the parts around it."""
+
+from __future__ import annotations
+
+import asyncio
+import random as seeded
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from edge_agent.card.application import UnlockQuestion
+from edge_agent.card.binding import bind
+from edge_agent.card.session import perform
+from edge_agent.clock import SystemClock
+from edge_agent.config import Door
+from edge_agent.core.decision import DoorView
+from edge_agent.core.lockout import Lockout
+from edge_agent.core.trusted_time import TrustedTime
+from edge_agent.door_io.virtual import VirtualDoorIo
+from edge_agent.door_task import DoorTask
+from edge_agent.elements import Elements
+from edge_agent.house import House
+from edge_agent.outbox import Outbox
+from edge_agent.policy_watch import PolicyWatch
+from edge_agent.readers.port import Feedback
+from edge_agent.readers.virtual import VirtualReader
+from edge_agent.recorder import Recorder
+from edge_agent.store import PolicyStore
+from edge_agent.virtual.card_os import VirtualCard
+from schemas.envelope import Signer
+from schemas.policy import DoorSettings, Policy
+from schemas.root import Root
+from schemas.statement import sign_statement
+from schemas.suites import INTL
+
+SITE, AGENT, DOOR = "demo", "front-agent", "front"
+SERIAL = bytes.fromhex("00112233445566aa")
+TRANSPORT_KEY = bytes(16)
+ALL_WEEK = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+PATIENCE_S = 10.0
+
+
+class DoorRig:
+    """Open it with `door_rig`. Parts may be replaced before `start`."""
+
+    def __init__(self, folder: Path, outbox: Outbox, store: PolicyStore) -> None:
+        self.folder, self.outbox, self.store = folder, outbox, store
+        self.random = seeded.Random(1).randbytes
+        self.clock = SystemClock()
+        self.policy_signer = Signer.of(INTL.generate(self.random))
+        self.root = Root(
+            site=SITE,
+            version=1,
+            suite="intl",
+            keys={self.policy_signer.keyid: self.policy_signer.key.public.point.hex()},
+            roles={"policy": [self.policy_signer.keyid]},
+        )
+        self.recorder = Recorder(outbox, self.clock, TrustedTime(), AGENT, "test")
+        self.elements = Elements(folder, bytes(32), self.random)
+        self.strike: list[bool] = []
+        self.shown: asyncio.Queue[Feedback] = asyncio.Queue()
+        self.io = VirtualDoorIo()
+        self.readers: dict[str, VirtualReader] = {}
+        self.begin = asyncio.Event()
+        self.house = House(
+            site=SITE,
+            recorder=self.recorder,
+            store=store,
+            elements=self.elements,
+            lockout=Lockout(),
+            random=self.random,
+            default_view=lambda door: DoorView(
+                DoorSettings(domain=door, suite="intl"), ZoneInfo("UTC")
+            ),
+            open_io=lambda _: self.open_io(),
+            open_reader=lambda _, direction: self.open_reader(direction),
+        )
+        self.doors = [self.make_door(DOOR)]
+        self.watch = PolicyWatch(
+            folder / "policy.dsse", self.root, store, self.recorder, self.policy_applied
+        )
+        self.running: list[asyncio.Task[None]] = []
+        self._moved = asyncio.Event()
+
+    def make_door(self, name: str) -> DoorTask:
+        config = Door.model_validate(
+            {
+                "door": name,
+                "io": {"kind": "virtual"},
+                "readers": [{"kind": "virtual", "direction": d} for d in ("in", "out")],
+            }
+        )
+        return DoorTask(config, self.house, self.begin)
+
+    def open_io(self) -> VirtualDoorIo:
+        self.io = VirtualDoorIo()
+        self.io.watch = self._watch
+        return self.io
+
+    def _watch(self, released: bool) -> None:
+        self.strike.append(released)
+        self._moved.set()
+
+    def open_reader(self, direction: str) -> VirtualReader:
+        self.readers[direction] = VirtualReader(self.clock, self.shown.put_nowait)
+        return self.readers[direction]
+
+    async def policy_applied(self) -> None:
+        for door in self.doors:
+            await door.policy_changed()
+
+    async def start(self) -> None:
+        """As the agent does: hardware first, then the newest policy, then serve."""
+        self.running = [asyncio.create_task(door.run()) for door in self.doors]
+        for door in self.doors:
+            await door.opened.wait()
+        await self.watch.look()
+        self.begin.set()
+
+    async def stop(self) -> None:
+        for task in self.running:
+            task.cancel()
+        await asyncio.gather(*self.running, return_exceptions=True)
+
+    def policy(self, version: int = 1, *, door: dict[str, Any] | None = None, **changes: Any):
+        settings = {"domain": DOOR, "suite": "intl", "strike_release_s": 0.2, **(door or {})}
+        return {
+            "site": SITE,
+            "audience": AGENT,
+            "issued": datetime.now(UTC) - timedelta(seconds=1),
+            "counter": version,
+            "doors": {DOOR: settings},
+            "schedules": {
+                "always": {"windows": [{"start": "00:00", "end": "24:00", "days": ALL_WEEK}]}
+            },
+            "rules": [{"group": "staff", "doors": [DOOR], "schedule": "always"}],
+            "cards": [
+                {
+                    "card": SERIAL.hex(),
+                    "person": "ada",
+                    "groups": ["staff"],
+                    "domains": [DOOR, "other"],
+                }
+            ],
+            **changes,
+        }
+
+    def put_policy(self, version: int = 1, **changes: Any) -> None:
+        signed = sign_statement(
+            Policy.model_validate(self.policy(version, **changes)), self.policy_signer
+        )
+        new = self.folder / "policy.new"
+        new.write_bytes(signed)
+        new.replace(self.folder / "policy.dsse")
+
+    async def card(self, domain: str = DOOR) -> VirtualCard:
+        """A card that is bound in `domain`."""
+        card = VirtualCard(None, "intl", SERIAL, TRANSPORT_KEY, self.random)
+        question = UnlockQuestion(SITE, domain, "intl", 1)
+        keys = {SERIAL.hex(): TRANSPORT_KEY}
+        card.reset()
+        script = bind(question, keys, self.random)
+        await perform(script, _Held(card), self.elements.get(domain, "intl"), self.clock)
+        return card
+
+    async def tap(self, card: VirtualCard, direction: str = "in") -> Feedback:
+        card.reset()
+
+        async def answer(apdu: bytes) -> bytes:
+            return card.transmit(apdu)
+
+        self.readers[direction].present(answer)
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.shown.get()
+
+    async def until_strike(self, *, released: bool) -> None:
+        await self.until(lambda: self.io.released is released)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait for strikes to move until this holds."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not holds():
+                self._moved.clear()
+                await self._moved.wait()
+
+
+class _Held:
+    def __init__(self, card: VirtualCard) -> None:
+        self.entered = 0.0
+        self._card = card
+
+    async def transmit(self, apdu: bytes) -> bytes:
+        return self._card.transmit(apdu)
+
+
+@asynccontextmanager
+async def door_rig(folder: Path) -> AsyncIterator[DoorRig]:
+    outbox = await Outbox.open(
+        folder / "outbox.db",
+        digest=INTL.digest,
+        source=f"/sites/{SITE}/agents/{AGENT}",
+        clock=SystemClock(),
+        random=seeded.Random(2).randbytes,
+    )
+    store = await PolicyStore.open(folder / "policy.db")
+    rig = DoorRig(folder, outbox, store)
+    try:
+        yield rig
+    finally:
+        await rig.stop()
+        await outbox.close()
+        await store.close()
