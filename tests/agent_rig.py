@@ -221,7 +221,7 @@ class TakingServer:
         while True:
             try:
                 async with aiomqtt.Client(
-                    "127.0.0.1", self._rig.broker_port, identifier="server"
+                    "127.0.0.1", self._rig.broker_port, identifier="server", timeout=1
                 ) as client:
                     await client.subscribe(up(SITE, AGENT, EVENTS), qos=1)
                     if self._head is not None:

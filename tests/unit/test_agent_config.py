@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+
+from edge_agent.config import ConfigError, load_config
+
+GOOD = """
+site = "demo"
+agent = "front-agent"
+state_dir = "state"
+
+[[doors]]
+door = "front"
+io = { kind = "gpio", strike = 17, contact = 27, rex = 22 }
+readers = [{ kind = "pcsc", name = "ACS", direction = "in" }]
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str) -> Path:
+        path = tmp_path / "agent.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def refusal(path: Path, environment: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as refused:
+        load_config(path, environment or {})
+    return str(refused.value)
+
+
+def test_paths_are_relative_to_the_file_and_defaults_are_filled_in(write):
+    path = write(GOOD)
+    config = load_config(path, {})
+    assert config.state_dir == path.parent / "state"
+    assert config.root == path.parent / "root.json"
+    assert config.broker.port == 1883
+    assert config.doors[0].io.debounce_ms == 20
+
+
+def test_the_environment_stands_over_the_file(write):
+    environment = {
+        "OSTIARY_AGENT_BROKER__HOST": "10.0.0.1",
+        "OSTIARY_AGENT_BROKER__PORT": "8883",
+        "OSTIARY_AGENT_STATE_DIR": "/elsewhere",
+        "OSTIARY_AGENT_CONFIG": "ignored here",
+        "OTHER": "ignored",
+    }
+    config = load_config(write(GOOD), environment)
+    assert (config.broker.host, config.broker.port) == ("10.0.0.1", 8883)
+    assert config.state_dir == Path("/elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD.replace('site = "demo"', ""), "site: is missing"),
+        (GOOD.replace("site =", "sight ="), "sight: is not a setting"),
+        (GOOD.replace('"demo"', '"Demo Site"'), "site: String should match"),
+        (GOOD.replace("front-agent", "server"), "agent: Value error"),
+        (GOOD.replace("strike = 17", "strike = -1"), "doors.0.io.gpio.strike"),
+        (GOOD.replace('kind = "gpio"', 'kind = "magic"'), "doors.0.io"),
+        (GOOD.replace("[[doors]]", "[[windows]]"), "doors: is missing"),
+        (GOOD + GOOD[GOOD.index("[[doors]]") :], "two doors have the same name"),
+        ("site = ", "is not TOML"),
+    ],
+)
+def test_a_mistake_is_named_with_its_file_and_key(write, text, said):
+    path = write(text)
+    message = refusal(path)
+    assert said in message
+    assert str(path) in message
+
+
+def test_a_missing_file_says_how_to_name_another(tmp_path):
+    assert "--config" in refusal(tmp_path / "none.toml")
+
+
+def test_a_variable_can_not_set_what_is_no_section(write):
+    assert "OSTIARY_AGENT_SITE__NAME" in refusal(write(GOOD), {"OSTIARY_AGENT_SITE__NAME": "x"})
