@@ -33,7 +33,7 @@ class Percentiles:
             return cls(None, None)
 
         def rank(part: float) -> float:
-            return round(ordered[max(0, math.ceil(part * len(ordered)) - 1)], 2)
+            return round(ordered[max(0, math.ceil(part * len(ordered)) - 1)], 3)
 
         return cls(rank(0.50), rank(0.99))
 
