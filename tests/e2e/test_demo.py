@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,24 +38,32 @@ async def test_the_demo_loses_nothing_and_denies_the_copied_card_every_time(suit
     assert figures["event_to_commit_ms"]["p99"] > 0
 
 
-async def test_ctrl_c_ends_the_demo_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    folder = tmp_path / "temporary"
-    folder.mkdir()
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """pytest's own folders are too deep for the path of a Unix socket (107 bytes)."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as folder:
+        yield Path(folder)
+
+
+async def test_ctrl_c_ends_the_demo_and_leaves_nothing_behind(short_folder: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *command("ostiary-demo", "--doors", "1", "--port", "0", "--pause", "0.1"),
         stderr=asyncio.subprocess.PIPE,
-        env=os.environ | {"TMPDIR": str(folder)},
+        env=os.environ | {"TMPDIR": str(short_folder)},
         start_new_session=True,
     )
     assert process.stderr is not None
-    while b"Live page" not in await process.stderr.readline():
-        pass
+    printed = b""
+    while b"Live page" not in printed:
+        line = await process.stderr.readline()
+        assert line, f"the demo ended early: {printed.decode()}"
+        printed += line
     process.send_signal(signal.SIGINT)
     rest = await process.stderr.read()
     assert await process.wait() == 0
     assert b"Nothing is left running" in rest
-    assert not list(folder.iterdir())
-    assert not _processes_naming(str(folder))
+    assert not list(short_folder.iterdir())
+    assert not _processes_naming(str(short_folder))
 
 
 def _processes_naming(text: str) -> list[str]:
