@@ -104,7 +104,7 @@ async def _decide_many(store: PolicyStore) -> tuple[Percentiles, int]:
         card = _card_id(n * 7919 % (CARDS + CARDS // 10))  # a tenth is unknown
         proof = Proof(card, ProofOutcome.PROVED, key_version=1, response_ms=5.0)
         started = time.perf_counter()
-        found = await store.find(card)
+        found = store.find(card)
         assert found.applied is not None
         at = Circumstances(direction="in", now=datetime.now(UTC), policy_age_s=1.0)
         decision = decide(

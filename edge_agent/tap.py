@@ -52,7 +52,7 @@ class Tap:
         clock = house.recorder.clock
         async with asyncio.timeout(CARD_TIMEOUT_S):
             proof = await perform(unlock(question, house.random), card, element, clock)
-        found = await house.store.find(proof.card_id)
+        found = house.store.find(proof.card_id)
         now, status = house.recorder.judge_time()
         at = Circumstances(
             direction=self._direction,
