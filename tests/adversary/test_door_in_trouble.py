@@ -72,7 +72,7 @@ async def test_a_tap_that_fails_does_not_take_the_exit_button_with_it(tmp_path):
         rig.put_policy(1)
         await rig.start()
 
-        async def fail(card_id):
+        def fail(card_id):
             raise sqlite3.OperationalError("disk I/O error")
 
         rig.store.find = fail
