@@ -23,7 +23,7 @@ from edge_agent.database import connect
 from edge_agent.files import UnsafeKeyFile
 from edge_agent.identity import identity_json
 from edge_agent.log import configure_log
-from edge_agent.outbox import read_state
+from edge_agent.outbox_tables import read_state
 from edge_agent.readers.port import ReaderUnavailable
 from edge_agent.secure_element.port import ElementUnavailable
 from edge_agent.state_dir import StateDirBusy

@@ -13,14 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Concatenate, Literal, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from pydantic import BaseModel
 from sqlite_utils import Database
 
+from edge_agent import outbox_tables as tables
 from edge_agent.clock import Clock
 from edge_agent.database import DatabaseThread
-from schemas.chain import GENESIS, Digest, Head, compose_line
+from edge_agent.outbox_tables import Cause, Loss, OutboxState, StoredLine, Why
+from schemas.chain import Digest, compose_line
 from schemas.events import BufferHigh, EventsLost, event_type
 from schemas.suites import RandomBytes
 
@@ -31,8 +33,6 @@ CAPACITY = 200_000
 HIGH = 0.9
 HIGH_OVER = 0.8
 """Below this share the next `agent.buffer_high` may come."""
-
-Why = Literal["buffer_full", "storage_error"]
 
 
 class OutboxFailed(Exception):
@@ -51,42 +51,6 @@ class Draft:
     subject: str
     data: BaseModel
     time: datetime
-
-
-@dataclass(frozen=True)
-class StoredLine:
-    """A committed event."""
-
-    id: str
-    sequence: int
-    line: bytes
-
-
-@dataclass(frozen=True)
-class Loss:
-    """Events that were not stored."""
-
-    count: int
-    first: str
-    last: str
-    why: Why
-
-
-@dataclass(frozen=True)
-class OutboxState:
-    """Where the store stands: its chain's head, and the last line the server has."""
-
-    head: Head
-    acknowledged: int = 0
-    lost: Loss | None = None
-    warned: bool = False
-    server_time: datetime | None = None
-    """When the server signed its newest acknowledgement: it can't be earlier than that now."""
-
-    @property
-    def waiting(self) -> int:
-        """How many lines are not acknowledged."""
-        return self.head.sequence - self.acknowledged
 
 
 class Outbox:
@@ -125,7 +89,7 @@ class Outbox:
         """The store at `path`; a new one gets a chain id from `random`."""
         thread = DatabaseThread(path, "outbox")
         try:
-            state = await thread.run(_open, random)
+            state = await thread.run(tables.create, random)
         except BaseException:
             await thread.close()
             raise
@@ -152,7 +116,7 @@ class Outbox:
     async def lines_after(self, sequence: int, limit: int, most_bytes: int) -> list[StoredLine]:
         """The next lines after `sequence`: at most `limit`, and joined at most `most_bytes`."""
         return await self._thread.run(
-            _lines_after, self._state.head.chain, sequence, limit, most_bytes
+            tables.lines_after, self._state.head.chain, sequence, limit, most_bytes
         )
 
     async def acknowledge(self, chain: str, sequence: int, hash: str, issued: datetime) -> None:
@@ -172,16 +136,16 @@ class Outbox:
         """Let the waiter of `changed` look again."""
         self._changed.set()
 
-    async def begin(self) -> Literal["first_start", "start", "restart_after_kill"]:
+    async def begin(self) -> Cause:
         """How the last run ended, marking this one as running until `close`."""
         self._begun = True
-        return await self._thread.run(_begin)
+        return await self._thread.run(tables.begin)
 
     async def close(self) -> None:
         """Finish what is queued, and mark a clean end of what `begin` began."""
         try:
             if self._begun:
-                await self._thread.run(_end)
+                await self._thread.run(tables.end)
         finally:
             await self._thread.close()
 
@@ -210,7 +174,7 @@ class Outbox:
                 self._declare_loss(database, writer)
                 stored = [writer.write(database, draft) for draft in drafts]
                 self._warn(database, writer)
-                _save(database, writer.state)
+                tables.save(database, writer.state)
         except sqlite3.Error as error:
             self._count_loss(drafts, "storage_error")
             raise OutboxFailed(
@@ -257,7 +221,7 @@ class Outbox:
     def _keep_loss(self, database: Database) -> None:
         try:
             with database.atomic():
-                _save(database, self._state)
+                tables.save(database, self._state)
         except sqlite3.Error as error:
             raise OutboxFailed(f"the loss of an event could not be recorded: {error}") from error
 
@@ -269,20 +233,20 @@ class Outbox:
             raise AcknowledgementMismatch(f"acknowledged chain {chain}, ours is {state.head.chain}")
         if sequence <= state.acknowledged:
             return
-        row = database.execute("SELECT line FROM lines WHERE sequence = ?", [sequence]).fetchone()
-        if row is None:
+        line = tables.line_at(database, sequence)
+        if line is None:
             raise AcknowledgementMismatch(
                 f"acknowledged line {sequence}, our last is {state.head.sequence}:"
                 " was the state directory restored from a backup?"
             )
-        if self._digest(row[0]).hex() != hash:
+        if self._digest(line).hex() != hash:
             raise AcknowledgementMismatch(f"the server holds another line {sequence} than ours")
         server_time = issued if state.server_time is None else max(issued, state.server_time)
         acknowledged = replace(state, acknowledged=sequence, server_time=server_time)
         try:
             with database.atomic():
-                database.execute("DELETE FROM lines WHERE sequence <= ?", [sequence])
-                _save(database, acknowledged)
+                tables.forget(database, sequence)
+                tables.save(database, acknowledged)
         except sqlite3.Error as error:
             raise OutboxFailed(
                 f"acknowledged lines up to {sequence} could not be deleted: {error}"
@@ -308,108 +272,14 @@ class _Writer:
             time=draft.time,
             data=draft.data.model_dump(mode="json"),
         )
-        database.execute("INSERT INTO lines VALUES (?, ?)", [head.sequence, line])
+        stored = StoredLine(f"{head.chain}-{head.sequence}", head.sequence, line)
+        tables.insert(database, stored)
         self.state = replace(self.state, head=head)
-        return StoredLine(f"{head.chain}-{head.sequence}", head.sequence, line)
+        return stored
 
 
 def _names(drafts: Sequence[Draft]) -> str:
     return ", ".join(draft.name for draft in drafts)
-
-
-def _open(database: Database, random: RandomBytes) -> OutboxState:
-    with database.atomic():
-        database.table("lines").create(
-            {"sequence": int, "line": bytes}, pk="sequence", if_not_exists=True
-        )
-        database.table("chain").create(
-            {
-                "id": int,
-                "chain": str,
-                "sequence": int,
-                "hash": str,
-                "acknowledged": int,
-                "warned": int,
-                "lost": int,
-                "lost_from": str,
-                "lost_until": str,
-                "why": str,
-                "server_time": str,
-                "running": int,
-            },
-            pk="id",
-            if_not_exists=True,
-        )
-        database.execute(
-            "INSERT OR IGNORE INTO chain (id, chain, sequence, hash, acknowledged, warned, lost)"
-            " VALUES (1, ?, 0, ?, 0, 0, 0)",
-            [random(8).hex(), GENESIS],
-        )
-    return read_state(database)
-
-
-def read_state(database: Database) -> OutboxState:
-    """The state as it is on disk; another process may read it while the agent runs."""
-    (chain, sequence, digest, acknowledged, warned, lost, first, last, why, server_time) = (
-        database.execute(
-            "SELECT chain, sequence, hash, acknowledged, warned, lost, lost_from, lost_until, why,"
-            " server_time FROM chain"
-        ).fetchone()
-    )
-    return OutboxState(
-        Head(chain, sequence, digest),
-        acknowledged,
-        Loss(lost, first, last, why) if lost else None,
-        bool(warned),
-        datetime.fromisoformat(server_time) if server_time else None,
-    )
-
-
-def _save(database: Database, state: OutboxState) -> None:
-    lost = state.lost or Loss(0, "", "", "buffer_full")
-    database.execute(
-        "UPDATE chain SET sequence = ?, hash = ?, acknowledged = ?, warned = ?,"
-        " lost = ?, lost_from = ?, lost_until = ?, why = ?, server_time = ?",
-        [
-            state.head.sequence,
-            state.head.hash,
-            state.acknowledged,
-            int(state.warned),
-            lost.count,
-            lost.first,
-            lost.last,
-            lost.why,
-            state.server_time.isoformat() if state.server_time else "",
-        ],
-    )
-
-
-def _lines_after(
-    database: Database, chain: str, sequence: int, limit: int, most_bytes: int
-) -> list[StoredLine]:
-    found: list[StoredLine] = []
-    size = 0
-    for number, line in database.execute(
-        "SELECT sequence, line FROM lines WHERE sequence > ? ORDER BY sequence LIMIT ?",
-        [sequence, limit],
-    ):
-        size += len(line) + 1
-        if found and size > most_bytes:
-            break
-        found.append(StoredLine(f"{chain}-{number}", number, line))
-    return found
-
-
-def _begin(database: Database) -> Literal["first_start", "start", "restart_after_kill"]:
-    (running,) = database.execute("SELECT running FROM chain").fetchone()
-    database.execute("UPDATE chain SET running = 1")
-    if running is None:
-        return "first_start"
-    return "restart_after_kill" if running else "start"
-
-
-def _end(database: Database) -> None:
-    database.execute("UPDATE chain SET running = 0")
 
 
 def _tell(loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from edge_agent.clock import Clock
 from edge_agent.core.trusted_time import TrustedTime
 from edge_agent.log import log
-from edge_agent.outbox import Draft, Outbox, OutboxFailed, StoredLine
+from edge_agent.outbox import Draft, Outbox, OutboxFailed
+from edge_agent.outbox_tables import StoredLine
 from schemas.events import EVENT_DATA, ClockStatus
 
 DURABLE_WITHIN_S = 0.1

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from edge_agent.database import connect
-from edge_agent.outbox import AcknowledgementMismatch, Outbox, OutboxFailed, read_state
+from edge_agent.outbox import AcknowledgementMismatch, Outbox, OutboxFailed
+from edge_agent.outbox_tables import read_state
 from schemas.chain import Head, parse_line, verify_chain
 from schemas.events import ClockStatus, DoorData, EventsLost, event_name
 from schemas.suites import INTL
@@ -131,7 +132,7 @@ async def test_a_failing_disk_is_named_and_the_loss_declared_once_it_works(tmp_p
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("edge_agent.outbox._save", fail)
+        patch.setattr("edge_agent.outbox_tables.save", fail)
         with pytest.raises(OutboxFailed, match="disk I/O error"):
             await append(outbox)
     last = await append(outbox)
