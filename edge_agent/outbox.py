@@ -23,7 +23,7 @@ from edge_agent.clock import Clock
 from edge_agent.database import DatabaseThread
 from edge_agent.outbox_tables import Cause, Loss, OutboxState, StoredLine, Why
 from schemas.chain import Digest, compose_line
-from schemas.events import BufferHigh, EventsLost, event_type
+from schemas.events import BufferHigh, EventsLost, agent_subject, event_type
 from schemas.suites import RandomBytes
 
 P = ParamSpec("P")
@@ -208,7 +208,7 @@ class Outbox:
             writer.state = replace(writer.state, warned=False)
 
     def _about_agent(self, database: Database, writer: _Writer, name: str, data: BaseModel) -> None:
-        subject = "agents/" + self._source.rpartition("/")[2]
+        subject = agent_subject(self._source.rpartition("/")[2])
         writer.write(database, Draft(name, subject, data, self._clock.now()))
 
     def _count_loss(self, drafts: Sequence[Draft], why: Why) -> None:

@@ -12,7 +12,7 @@ from edge_agent.core.trusted_time import TrustedTime
 from edge_agent.log import log
 from edge_agent.outbox import Draft, Outbox, OutboxFailed
 from edge_agent.outbox_tables import StoredLine
-from schemas.events import EVENT_DATA, ClockStatus
+from schemas.events import EVENT_DATA, ClockStatus, agent_subject, door_subject
 
 DURABLE_WITHIN_S = 0.1
 """A disk that takes longer to store an event does not hold the door."""
@@ -42,11 +42,11 @@ class Recorder:
 
     def about_door(self, name: str, door: str, **data: Any) -> Draft:
         """An event at a door, now."""
-        return self._draft(name, f"doors/{door}", {"door": door, **data})
+        return self._draft(name, door_subject(door), {"door": door, **data})
 
     def about_agent(self, name: str, **data: Any) -> Draft:
         """An event of the agent itself, now."""
-        return self._draft(name, f"agents/{self.agent}", data)
+        return self._draft(name, agent_subject(self.agent), data)
 
     def _draft(self, name: str, subject: str, data: dict[str, Any]) -> Draft:
         _, status = self.judge_time()

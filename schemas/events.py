@@ -274,6 +274,16 @@ def server_source(site: str) -> str:
     return f"/sites/{site}/server"
 
 
+def agent_subject(agent: str) -> str:
+    """The CloudEvents subject of what is about an agent."""
+    return f"agents/{agent}"
+
+
+def door_subject(door: str) -> str:
+    """The CloudEvents subject of what is about a door, and of all that happens at it."""
+    return f"doors/{door}"
+
+
 def json_schemas() -> dict[str, dict[str, Any]]:
     """JSON Schema (2020-12) of each event type's data, by event type, for integrators."""
     return {event_type(name): model.model_json_schema() for name, model in EVENT_DATA.items()}

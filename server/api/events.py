@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Query
 from starlette.responses import Response
 
-from schemas.events import event_type
+from schemas.events import door_subject, event_type
 from server.api.models import EVENT_ID, EventPage, EventProof, EventsQuery, NoQuery, StreamQuery
 from server.api.problems import CURSOR_GONE, INVALID, NO_SUCH_EVENT, Problem, documented
 from server.feed import cursor
@@ -128,7 +128,7 @@ def router(state: ServerState, feed: Feed) -> APIRouter:
 
 
 def _filter(types: list[str], door: str | None) -> Filter:
-    subject = None if door is None else f"doors/{door}"
+    subject = None if door is None else door_subject(door)
     return Filter([event_type(name) for name in types], subject)
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from schemas.chain import EVENTS_TYPE, MAX_LINES, Head, compose_line, join_lines, parse_line
 from schemas.envelope import Signer, pae
-from schemas.events import AlarmRaised, event_type, server_source
+from schemas.events import AlarmRaised, agent_subject, event_type, server_source
 from schemas.names import SERVER
 from schemas.suites import Suite
 from server.ingest.heads import Row
@@ -35,7 +35,7 @@ class Journal:
         for start in range(0, len(alarms), MAX_LINES):
             links = []
             for alarm in alarms[start : start + MAX_LINES]:
-                subject = f"agents/{alarm.agent}" if alarm.agent else f"sites/{self._site}"
+                subject = agent_subject(alarm.agent) if alarm.agent else f"sites/{self._site}"
                 line, head = compose_line(
                     head,
                     self._suite.digest,
