@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.chain import EVENTS_TYPE
 from schemas.envelope import KeyRing, pae
-from schemas.events import event_name, event_type
+from schemas.events import door_subject, event_name, event_type
 from schemas.suites import spki
 from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, opened, out, run, the_site
 from server.clock import from_microseconds
@@ -59,7 +59,7 @@ def tail(
     """Show events as they arrive; works whether or not the server runs."""
     site, config = the_site(site_dir)
     wanted = [event_type(name) for name in types or ()]
-    subject = f"doors/{door}" if door else None
+    subject = door_subject(door) if door else None
 
     async def work() -> None:
         async with opened(site, config) as engine:
