@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
 
-import structlog
-
 from edge_agent.clock import Clock
+from edge_agent.log import log
 from edge_agent.readers.port import CardRemoved, Feedback, ReaderUnavailable
 
 Result = TypeVar("Result")
@@ -31,8 +30,6 @@ WAIT_MS = 1000
 
 COUNTER_BITS = 16
 """Above these bits of a reader's state pcsclite counts its insertions and removals."""
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ class PcscReader:
 
     async def feedback(self, feedback: Feedback) -> None:
         """Log it: PC/SC readers show nothing that all of them understand."""
-        _log.debug("reader_feedback", reader=self._name, feedback=feedback.value)
+        log.debug("reader_feedback", reader=self._name, feedback=feedback.value)
 
     async def close(self) -> None:
         """Release the card and pcscd, and end the thread."""
@@ -172,7 +169,7 @@ class PcscReader:
             context, reader, s.SCARD_SHARE_EXCLUSIVE, s.SCARD_PROTOCOL_T0 | s.SCARD_PROTOCOL_T1
         )
         if code != s.SCARD_S_SUCCESS:  # taken away again, mute, or in another program's hands
-            _log.info("card_not_connected", reader=reader, detail=s.SCardGetErrorMessage(code))
+            log.info("card_not_connected", reader=reader, detail=s.SCardGetErrorMessage(code))
             return None
         self._connection = _Connection(handle, protocol)
         return self._connection
