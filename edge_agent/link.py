@@ -22,8 +22,15 @@ from schemas.errors import SchemaError
 from schemas.root import Root
 from schemas.statement import open_statement
 from schemas.topics import ACKNOWLEDGEMENT, EVENTS, down, up
+from schemas.wary_mqtt import SILENT, be_wary
 
 MAX_PAYLOAD_BYTES = 256 * 1024
+MAX_PACKET_BYTES = 128 * 1024
+"""An acknowledgement has less than 2 KiB, and no statement more than 64 KiB."""
+MESSAGE_PAUSE_S = 0.01
+"""Between messages: a broker that floods us must not take the doors' time."""
+RARELY_S = 0.5
+"""At most this often is a refusal logged, and does a request to resend count."""
 MOST_IN_FLIGHT = 1024
 """Lines sent and not acknowledged; go-back-N resends at most these."""
 RESEND_S = 10.0
@@ -59,6 +66,7 @@ class Link:
         self._sent = 0
         self._resend_s = RESEND_S
         self._progress = False
+        self._last_s: dict[str, float] = {}
 
     async def run(self) -> None:
         """Keep the connection, and hand over what the outbox holds, for ever."""
@@ -83,14 +91,17 @@ class Link:
             await asyncio.sleep(pause_s)
 
     async def _connected(self) -> None:
-        async with aiomqtt.Client(
+        client = aiomqtt.Client(
             self._host,
             self._port,
             identifier=self._agent,
             protocol=aiomqtt.ProtocolVersion.V311,
             clean_session=True,  # what a broker would keep for us, we ask for again anyway
             max_queued_incoming_messages=64,
-        ) as client:
+            logger=SILENT,
+        )
+        be_wary(client, MAX_PACKET_BYTES)
+        async with client:
             await client.subscribe(down(self._site, self._agent, ACKNOWLEDGEMENT), qos=1)
             _heed_cancellation()
             log.info("link_up", broker=f"{self._host}:{self._port}")
@@ -132,6 +143,7 @@ class Link:
         async for message in client.messages:
             if isinstance(message.payload, bytes):
                 await self._acknowledged(message.payload)
+            await asyncio.sleep(MESSAGE_PAUSE_S)
 
     async def _acknowledged(self, data: bytes) -> None:
         try:
@@ -147,10 +159,12 @@ class Link:
             if word.sequence > 0:
                 await self._outbox.acknowledge(word.chain, word.sequence, word.hash, word.issued)
         except SchemaError as error:
-            log.warning("message_refused", refusal=type(error).__name__, detail=str(error))
+            if self._rarely("refused"):
+                log.warning("message_refused", refusal=type(error).__name__, detail=str(error))
             return
         except AcknowledgementMismatch as error:
-            log.error("acknowledgement_mismatch", detail=str(error))
+            if self._rarely("mismatch"):
+                log.error("acknowledgement_mismatch", detail=str(error))
             return
         except OutboxFailed as error:
             log.error("acknowledgement_not_kept", why=str(error))
@@ -158,9 +172,19 @@ class Link:
         self._progress = True
         if self._outbox.state.acknowledged > before:
             self._resend_s = RESEND_S
-        if word.resend and word.chain == self._outbox.state.head.chain:
+        ours = word.chain == self._outbox.state.head.chain
+        # An old word that is replayed can ask as well: it must not keep us signing all day.
+        if word.resend and ours and self._rarely("resend"):
             self._sent = self._outbox.state.acknowledged
             self._outbox.nudge()
+
+    def _rarely(self, what: str) -> bool:
+        """Whether `what` did not come just before."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._last_s.get(what, -RARELY_S) < RARELY_S:
+            return False
+        self._last_s[what] = now_s
+        return True
 
 
 def _heed_cancellation() -> None:

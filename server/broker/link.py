@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 import aiomqtt
 import structlog
 
+from schemas.envelope import MAX_ENVELOPE_BYTES
 from schemas.topics import EVENTS, every_up
+from schemas.wary_mqtt import SILENT, be_wary
 from server.clock import Clock
 from server.ingest.intake import Intake, Message
 from server.ingest.metrics import IngestMetrics
@@ -19,6 +21,8 @@ from server.state import LinkStatus
 MIN_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
 KEEPALIVE_S = 30
+MAX_PACKET_BYTES = 2 * MAX_ENVELOPE_BYTES
+"""Far beyond this a packet is not a message that is too long, but an attack on our memory."""
 _PENDING = 64
 
 log = structlog.get_logger(__name__)
@@ -68,6 +72,7 @@ class Link:
             try:
                 async with self._connect() as client:
                     await client.subscribe(every_up(self._site, EVENTS), qos=1)
+                    _heed_cancellation()
                     retry_s = MIN_RETRY_S
                     self._up(client)
                     welcomed()
@@ -77,6 +82,7 @@ class Link:
                 self._down(str(error))
             finally:
                 self._client = None
+            _heed_cancellation()
             # AWS, "Exponential Backoff And Jitter": full jitter spreads a crowd best
             await asyncio.sleep(self._uniform(0, retry_s))
             retry_s = min(retry_s * 2, MAX_RETRY_S)
@@ -103,7 +109,9 @@ class Link:
             keepalive=KEEPALIVE_S,
             clean_session=True,  # acknowledgements and resends need no help from the broker
             queue_type=cast("type[asyncio.Queue[aiomqtt.Message]]", self._queue),
+            logger=SILENT,
         )
+        be_wary(client, MAX_PACKET_BYTES)
         client.pending_calls_threshold = _PENDING
         return client
 
@@ -128,6 +136,16 @@ class Link:
             self._status.since = self._clock.now()
             log.warning("broker_lost", broker=self._status.broker, why=why)
         self._status.connected, self._status.last_error = False, why
+
+
+def _heed_cancellation() -> None:
+    """Raise CancelledError if this task was cancelled while aiomqtt awaited something.
+
+    Before Python 3.12, asyncio.wait_for, which it uses, may swallow a cancellation.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class _Inlet(asyncio.Queue[aiomqtt.Message]):
