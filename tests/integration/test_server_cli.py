@@ -19,7 +19,7 @@ from schemas.statement import open_statement
 from server.cli.root import app
 from server.site import SiteError, create_site, only_server, open_site
 from tests.agent_pen import MOMENT, SITE, Pen
-from tests.integration.test_server_ingest import agent, make_site, running
+from tests.server_rig import agent, make_site, running
 
 POLICY = {"doors": {"front": {"domain": "front", "suite": "intl"}}}
 

@@ -8,18 +8,15 @@ import os
 import random
 import signal
 import sys
-from datetime import UTC, datetime
 
 import aiomqtt
 import pytest
 
-from schemas.acknowledgement import Acknowledgement
-from schemas.statement import open_statement
 from schemas.topics import ACKNOWLEDGEMENT, down
 from server.site import Site
 from tests.agent_pen import SITE, Pen
 from tests.broker import Mosquitto, mosquitto
-from tests.integration.test_server_ingest import make_site, stored
+from tests.server_rig import make_site, stored, word_of
 
 __all__ = ["mosquitto"]
 LINES = 600
@@ -62,16 +59,7 @@ class GoBackN:
 
     async def _listen(self) -> None:
         async for message in self.client.messages:
-            assert isinstance(message.payload, bytes)
-            word = open_statement(
-                message.payload,
-                Acknowledgement,
-                self.site.root.key_ring(),
-                site=SITE,
-                audience=self.pen.agent,
-                now=datetime.now(UTC),
-            )
-            assert not word.sequence or word.hash == self.pen.digest(word.sequence)
+            word = word_of(message, self.pen, self.site)
             async with self.progress:
                 # no acknowledgement may ever be taken back: what it covers is deleted
                 assert word.sequence >= self.acknowledged

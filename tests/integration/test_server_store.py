@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from server.cli.root import app
 from tests.agent_pen import Pen
-from tests.integration.test_server_ingest import agent, make_site, running
+from tests.server_rig import agent, make_site, running
 
 CHAIN = Pen().head.chain
 
