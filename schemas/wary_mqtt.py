@@ -29,11 +29,11 @@ def be_wary(client: aiomqtt.Client, max_packet_bytes: int) -> None:
     paho = client._client  # neither library has a public way to bound a packet
     receive, handle = paho._sock_recv, paho._packet_handle
 
-    def receive_at_most(size: int) -> bytes:
+    def receive_at_most(bufsize: int) -> bytes:
         # Once a packet's header is read, all of its rest is asked for at once.
-        if size > max_packet_bytes:
-            raise ConnectionError(f"the broker sends a packet of {size} bytes")
-        return receive(size)
+        if bufsize > max_packet_bytes:
+            raise ConnectionError(f"the broker sends a packet of {bufsize} bytes")
+        return receive(bufsize)
 
     def handle_soundly() -> MQTTErrorCode:
         if paho._in_packet["command"] & _TYPE_AND_QOS == _PUBLISH_QOS_2:
