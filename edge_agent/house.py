@@ -12,7 +12,7 @@ from edge_agent.door_io.port import DoorIo
 from edge_agent.elements import Elements
 from edge_agent.readers.port import Reader
 from edge_agent.recorder import Recorder
-from edge_agent.store import PolicyStore
+from edge_agent.store import Applied, PolicyStore
 from schemas.suites import RandomBytes
 
 
@@ -33,6 +33,9 @@ class House:
 
     def view(self, door: str) -> DoorView:
         """What the policy in force says of a door."""
-        applied = self.store.applied
+        return self.view_of(self.store.applied, door)
+
+    def view_of(self, applied: Applied | None, door: str) -> DoorView:
+        """What one policy says of a door."""
         view = None if applied is None else applied.doors.get(door)
         return view or self.default_view(door)

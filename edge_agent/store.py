@@ -46,6 +46,7 @@ class Applied:
 
     version: int
     issued: datetime
+    expires: datetime | None
     doors: Mapping[str, DoorView]
 
 
@@ -177,6 +178,7 @@ def apply_file(database: Database, file: PolicyFile) -> bool:
 def _replace(database: Database, policy: Policy, file_digest: str, digest: str) -> None:
     body = {
         "timezone": policy.timezone,
+        "expires": policy.expires.isoformat() if policy.expires else None,
         "doors": {name: door.model_dump(mode="json") for name, door in policy.doors.items()},
         "schedules": {
             name: schedule.model_dump(mode="json") for name, schedule in policy.schedules.items()
@@ -241,7 +243,9 @@ def _read_applied(database: Database) -> Applied | None:
         )
         for name, settings in body["doors"].items()
     }
-    return Applied(version, datetime.fromisoformat(issued), doors)
+    end = body.get("expires")  # none in what an older version applied
+    expires = datetime.fromisoformat(end) if end else None
+    return Applied(version, datetime.fromisoformat(issued), expires, doors)
 
 
 def read_version(database: Database) -> tuple[int, datetime] | None:

@@ -45,23 +45,27 @@ class Tap:
 
     async def decide(self, card: CardChannel) -> TapOutcome:
         """Ask the card, decide, store. Raises CardRemoved or TimeoutError if the card went away."""
-        house = self._house
-        settings = house.view(self._door).settings
-        element = house.elements.get(settings.domain, settings.suite)
-        question = UnlockQuestion.of(house.site, settings)
-        clock = house.recorder.clock
+        house, clock = self._house, self._house.recorder.clock
         async with asyncio.timeout(CARD_TIMEOUT_S):
-            proof = await perform(unlock(question, house.random), card, element, clock)
-        found = house.store.find(proof.card_id)
+            question = self._question(house.view(self._door))
+            while True:
+                element = house.elements.get(question.domain, question.suite)
+                proof = await perform(unlock(question, house.random), card, element, clock)
+                found = house.store.find(proof.card_id)
+                view = house.view_of(found.applied, self._door)
+                asked, question = question, self._question(view)
+                if asked == question:
+                    break
+                # Another policy came meanwhile: what was proved is not what it asks for.
         now, status = house.recorder.judge_time()
         at = Circumstances(
             direction=self._direction,
             now=now,
             policy_age_s=_age_s(found, now),
+            policy_over=_is_over(found, now),
             clock_trusted=status.status != "untrusted",
             locked_out_s=self._locked_out_s(proof),
         )
-        view = house.view(self._door)
         decision = decide(view, found.card, revoked=found.revoked, proof=proof, circumstances=at)
         decision_ms = round((clock.monotonic() - card.entered) * 1000, 3)
         self._count(proof, decision)
@@ -84,6 +88,9 @@ class Tap:
             decision.reason,
             stored.id if stored else None,
         )
+
+    def _question(self, view: DoorView) -> UnlockQuestion:
+        return UnlockQuestion.of(self._house.site, view.settings)
 
     def _keys(self, proof: Proof) -> list[str]:
         reader = f"reader {self._door} {self._direction}"
@@ -136,6 +143,11 @@ def _age_s(found: Found, now: datetime) -> float | None:
     if found.applied is None:
         return None
     return max(0.0, round((now - found.applied.issued).total_seconds(), 3))
+
+
+def _is_over(found: Found, now: datetime) -> bool:
+    applied = found.applied
+    return applied is not None and applied.expires is not None and now >= applied.expires
 
 
 def _feedback(proof: Proof, decision: Decision) -> Feedback:

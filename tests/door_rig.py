@@ -26,7 +26,7 @@ from edge_agent.house import House
 from edge_agent.outbox import Outbox
 from edge_agent.policy_watch import PolicyWatch
 from edge_agent.readers.port import Feedback
-from edge_agent.readers.virtual import VirtualReader
+from edge_agent.readers.virtual import Card, VirtualReader
 from edge_agent.recorder import Recorder
 from edge_agent.store import PolicyStore
 from edge_agent.virtual.card_os import VirtualCard
@@ -172,6 +172,10 @@ class DoorRig:
         async def answer(apdu: bytes) -> bytes:
             return card.transmit(apdu)
 
+        return await self.present(answer, direction)
+
+    async def present(self, answer: Card, direction: str = "in") -> Feedback:
+        """Hold up anything that answers APDUs."""
         self.readers[direction].present(answer)
         async with asyncio.timeout(PATIENCE_S):
             return await self.shown.get()

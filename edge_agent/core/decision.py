@@ -4,7 +4,8 @@ The order of evaluation is fixed: revocation, lockdown, door mode, card proof (l
 answer time), freshness of policy and clock, binding and key version, card state and validity, rule
 and schedule. The first that says no is the reason.
 
-The way out is never shut by a stale policy, a lockdown, a wrong clock or a broken secure element.
+The way out is never shut by a stale policy, a lockdown, a wrong clock, a broken secure element, or
+a lockout: who is outside could cause that with a copied serial, to hold someone in.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ class DoorView:
 class Circumstances:
     """What holds at the door at the moment of the tap.
 
-    `policy_age_s` is None where no policy was ever applied. `now` is aware.
+    `policy_age_s` is None where no policy was ever applied; `policy_over` says that its own time
+    is. `now` is aware.
     """
 
     direction: Direction
     now: datetime
     policy_age_s: float | None
+    policy_over: bool = False
     clock_trusted: bool = True
     lockdown: bool = False
     locked_out_s: float = 0.0
@@ -114,7 +117,7 @@ def _door_state(settings: DoorSettings, at: Circumstances) -> Decision | None:
 def _proof(
     settings: DoorSettings, card: PolicyCard | None, proof: Proof, at: Circumstances
 ) -> Decision | None:
-    if at.locked_out_s > 0:
+    if at.locked_out_s > 0 and at.direction == "in":
         return _denied(Reason.LOCKED_OUT, f"for another {at.locked_out_s:.0f} s")
     outcome = proof.outcome
     if outcome is ProofOutcome.PROVED:
@@ -154,6 +157,8 @@ def _freshness(settings: DoorSettings, at: Circumstances) -> Decision | None:
         return None
     if at.policy_age_s is None:
         return _denied(Reason.POLICY_EXPIRED, "no policy was ever applied")
+    if at.policy_over:
+        return _denied(Reason.POLICY_EXPIRED, "the policy itself ended")
     if at.policy_age_s > settings.grace_s:
         return _denied(
             Reason.POLICY_EXPIRED,

@@ -3,9 +3,11 @@
 import asyncio
 import sqlite3
 import threading
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from edge_agent.card.layout import INTERNAL_AUTHENTICATE
 from edge_agent.core.door import Grant, Granted
 from edge_agent.readers.port import Feedback
 from tests.door_rig import DOOR, door_rig
@@ -135,3 +137,51 @@ async def test_a_grant_without_a_door_is_no_release(tmp_path):
         await rig.stop()
         await rig.doors[0]._take(Granted(Grant("x", None, None)))
         assert not rig.io.released
+
+
+async def test_a_policy_lets_nobody_in_after_its_own_end_and_keeps_nobody_in(tmp_path):
+    async with door_rig(tmp_path) as rig:
+        rig.put_policy(1, expires=datetime.now(UTC) + timedelta(hours=1))
+        await rig.start()
+        card = await rig.card()
+        assert await rig.tap(card) is Feedback.GRANTED
+        now = rig.clock.now
+        rig.clock.now = lambda: now() + timedelta(hours=1)
+        assert await rig.tap(card) is Feedback.DENIED
+        assert await rig.tap(card, "out") is Feedback.GRANTED
+
+
+async def test_what_was_proved_to_the_policy_before_counts_nothing_for_the_new_one(tmp_path):
+    async with door_rig(tmp_path) as rig:
+        rig.put_policy(1)
+        await rig.start()
+        card = await rig.card()  # bound in `front`, whose keys leaked: hence the next policy
+        card.reset()
+        rig.put_policy(2, door={"domain": "other"})
+        asked = 0
+
+        async def answer(apdu):
+            nonlocal asked
+            asked += 1
+            if asked == 5:  # INTERNAL AUTHENTICATE
+                await rig.watch.look()
+            return card.transmit(apdu)
+
+        assert await rig.present(answer) is Feedback.DENIED
+        assert asked > 5, "it was asked again, for the new domain's keys"
+
+
+async def test_who_shows_a_copied_serial_outside_locks_nobody_in(tmp_path):
+    async with door_rig(tmp_path) as rig:
+        rig.put_policy(1)
+        await rig.start()
+        card = await rig.card()
+
+        async def copy(apdu):
+            wrong = bytes(16) + b"\x90\x00"
+            return wrong if apdu[1] == INTERNAL_AUTHENTICATE else card.transmit(apdu)
+
+        for _ in range(5):
+            assert await rig.present(copy) is Feedback.DENIED
+        assert await rig.tap(card) is Feedback.DENIED, "locked out"
+        assert await rig.tap(card, "out") is Feedback.GRANTED

@@ -87,6 +87,7 @@ circumstances = st.builds(
     direction=st.sampled_from(["in", "out"]),
     now=instants,
     policy_age_s=st.none() | st.floats(0, 200_000),
+    policy_over=st.booleans(),
     clock_trusted=st.booleans(),
     lockdown=st.booleans(),
     locked_out_s=st.sampled_from([0.0, 30.0]),
@@ -134,7 +135,13 @@ def test_the_end_of_validity_is_exclusive_and_its_start_inclusive(door, card, at
 def test_whoever_may_enter_may_leave_whatever_state_the_system_is_in(door, card, at, proof):
     if granted(door, card, replace(at, direction="in"), proof):
         trouble = replace(
-            at, direction="out", lockdown=True, policy_age_s=None, clock_trusted=False
+            at,
+            direction="out",
+            lockdown=True,
+            policy_age_s=None,
+            policy_over=True,
+            clock_trusted=False,
+            locked_out_s=900.0,
         )
         assert granted(door, card, trouble, proof)
 

@@ -72,6 +72,7 @@ def test_a_proved_card_with_an_open_rule_is_granted():
         ({"proof": replace(PROVED, response_ms=None)}, Reason.CARD_AUTH_FAILED),
         ({"policy_age_s": None}, Reason.POLICY_EXPIRED),
         ({"policy_age_s": 86_400.5}, Reason.POLICY_EXPIRED),
+        ({"policy_over": True}, Reason.POLICY_EXPIRED),
         ({"clock_trusted": False}, Reason.CLOCK_UNTRUSTED),
         ({"card": None}, Reason.UNKNOWN_CARD),
         ({"card": with_card(domains=("other",))}, Reason.NOT_BOUND),
@@ -113,6 +114,8 @@ def test_what_is_just_within_bounds_is_granted(case):
     [
         {"lockdown": True},
         {"policy_age_s": 10.0**9},
+        {"policy_over": True},
+        {"locked_out_s": 900.0},
         {"clock_trusted": False},
         {"clock_trusted": False, "door": replace(DOOR, rules=(("staff", NEVER),))},
         {"proof": ended(ProofOutcome.ELEMENT_UNAVAILABLE)},
