@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 ENV_PREFIX = "OSTIARY_"
 BUILTIN = "builtin"
@@ -17,13 +18,19 @@ class BadConfig(Exception):
     """A setting that can't be used; the message names it and where it stands."""
 
 
+def _broker(value: str) -> str:
+    if value != BUILTIN and not re.fullmatch(r"mqtt://[^/\s]+", value):
+        raise ValueError(f"{value!r} is neither `builtin` nor mqtt://host:port")
+    return value
+
+
 class ServerConfig(BaseModel):
     """Every setting has a safe default; the command line overrides all."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     port: int = Field(default=8080, ge=0, le=65535, description="HTTP port on 127.0.0.1")
-    broker: Annotated[str, StringConstraints(pattern=r"^builtin$|^mqtt://[^/\s]+$")] = Field(
+    broker: Annotated[str, AfterValidator(_broker)] = Field(
         default=BUILTIN, description="`builtin`, or mqtt://host:port of another broker"
     )
     broker_port: int = Field(default=1883, ge=0, le=65535, description="of the built-in broker")

@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from schemas.envelope import Signer
-from schemas.errors import SchemaError
+from schemas.errors import SchemaError, first_problem
 from schemas.root import ROLE_PURPOSES, Root
 from schemas.sealed import KEK_BYTES, seal_secret, unseal_secret
 from schemas.suites import RandomBytes, Suite, SuiteName, suite
@@ -70,6 +70,8 @@ class Site:
             signer = Signer.of(self.suite.private_key(scalar))
         except FileNotFoundError:
             raise SiteError(f"{file} is missing: restore it from a backup") from None
+        except OSError as error:
+            raise SiteError(f"{file}: {error.strerror}; run this as the site's user") from None
         except SchemaError as error:
             raise SiteError(
                 f"{file} can't be opened: {error}; check {KEK_ENV} or {self.path / 'kek'}"
@@ -90,11 +92,14 @@ def open_site(path: Path) -> Site:
         root.key_ring()
     except FileNotFoundError:
         raise SiteError(
-            f"{path} is not a site directory (no root.json): make one with "
+            f"{path.absolute()} is not a site directory (no root.json): make one with "
             "`ostiary init --site NAME`, or point --site-dir at yours"
         ) from None
-    except (ValidationError, SchemaError, ValueError) as error:
-        raise SiteError(f"{file} is damaged: {error}; restore it from a backup") from None
+    except OSError as error:
+        raise SiteError(f"{file}: {error.strerror}; run this as the site's user") from None
+    except (SchemaError, ValueError) as error:
+        why = first_problem(error) if isinstance(error, ValidationError) else str(error)
+        raise SiteError(f"{file} is damaged: {why}; restore it from a backup") from None
     return Site(path, root)
 
 
@@ -138,8 +143,9 @@ def read_kek(path: Path, environ: Mapping[str, str]) -> bytes:
         try:
             text = file.read_text()
         except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
             raise SiteError(
-                f"no key-encryption key: {file}: {error}; restore the file, or set "
+                f"no key-encryption key: {file}: {why}; restore the file, or set "
                 f"{KEK_ENV} or {KEK_FILE_ENV}"
             ) from None
     try:
@@ -175,7 +181,12 @@ def write_durably(file: Path, data: bytes, *, mode: int = 0o600) -> None:
 @contextmanager
 def only_server(path: Path) -> Iterator[None]:
     """Hold the site for one `serve`: events have one writer. Raises SiteError."""
-    fd = os.open(path / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fd = os.open(path / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise SiteError(
+            f"{path / 'serve.lock'}: {error.strerror}; run this as the site's user"
+        ) from None
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

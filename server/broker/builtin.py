@@ -7,13 +7,14 @@ machine from making noise, and nothing rests on it.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from amqtt.broker import Broker
 from amqtt.contexts import Action, BrokerConfig, ListenerConfig
-from amqtt.errors import AMQTTError
+from amqtt.errors import AMQTTError, BrokerError
 from amqtt.plugins.base import BaseTopicPlugin
 from amqtt.session import Session
 
@@ -74,15 +75,22 @@ async def builtin_broker(port: int, server: str | None = None) -> AsyncIterator[
     broker = Broker(config)
     try:
         await broker.start()
-    except AMQTTError as error:
+    except (AMQTTError, BrokerError) as error:
         raise BrokerUnavailable(
-            f"the built-in broker can't listen on {LOOPBACK}:{port}: {error.__cause__ or error}; "
-            "choose another port, or an own broker with --broker mqtt://host:port"
+            f"the built-in broker can't listen on {LOOPBACK}:{port}: {_why(error)}; stop what "
+            "uses it, choose another port, or name your own broker with --broker mqtt://host:port"
         ) from error
     try:
         yield _port_of(broker)
     finally:
         await broker.shutdown()
+
+
+def _why(error: Exception) -> str:
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno:  # asyncio's own words repeat the address
+        return os.strerror(cause.errno)
+    return str(cause or error)
 
 
 def _port_of(broker: Broker) -> int:

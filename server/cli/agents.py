@@ -10,7 +10,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 
-from schemas.errors import MalformedKey
+from schemas.errors import MalformedKey, first_problem
 from schemas.names import AgentId, DigestHex, PointHex
 from schemas.suites import SuiteName, keyid
 from server.cli.console import DEFAULT_SITE_DIR, SiteDir, fail, opened, out, run, the_site
@@ -52,7 +52,11 @@ def add(
     except OSError as error:
         fail(f"{identity}: {error.strerror}")
     except (ValidationError, ValueError, MalformedKey) as error:
-        fail(f"{identity} is not the output of `ostiary-agent identity` for this suite: {error}")
+        why = first_problem(error) if isinstance(error, ValidationError) else error
+        fail(
+            f"{identity} is not what `ostiary-agent identity` prints ({why}): "
+            "run it again at the door, and copy its whole output"
+        )
     if who.suite != site.root.suite:
         fail(
             f"agent {who.agent} has keys of suite {who.suite}, the site uses {site.root.suite}: "
@@ -86,7 +90,9 @@ def list_command(
     if as_json:
         typer.echo(json.dumps(rows))
         return
-    table = Table("agent", "fingerprint", "added", "chain", "events in it")
+    table = Table(box=None)
+    for heading in ("agent", "fingerprint", "added", "chain", "events in it"):
+        table.add_column(heading, overflow="fold")  # half a fingerprint compares nothing
     for row in rows:
         table.add_row(*(str(v) if v is not None else "-" for v in row.values()))
     out.print(table)

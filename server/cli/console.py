@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from server.config import BadConfig, ServerConfig, load_config
 from server.site import Site, SiteError, open_site
-from server.store.database import open_database
+from server.store.database import DatabaseUnavailable, open_database
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -47,14 +47,19 @@ def the_site(path: Path) -> tuple[Site, ServerConfig]:
         fail(str(error))
 
 
+def must_have_database(site: Site, config: ServerConfig) -> None:
+    """A clear end if the database is lost: an empty one in its place would know no agent."""
+    if config.database is None and not site.database.exists():
+        fail(f"{site.database} is missing: restore it from a backup, or make a new site")
+
+
 @asynccontextmanager
 async def opened(site: Site, config: ServerConfig) -> AsyncIterator[AsyncEngine]:
     """The site's database while the context lasts, or a clear end."""
-    if config.database is None and not site.database.exists():
-        fail(f"{site.database} is missing: restore it from a backup, or make a new site")
+    must_have_database(site, config)
     try:
         engine = await open_database(config.database or site.database)
-    except RuntimeError as error:
+    except DatabaseUnavailable as error:
         fail(str(error))
     try:
         yield engine

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.chain import EVENTS_TYPE
 from schemas.envelope import KeyRing, pae
-from schemas.events import door_subject, event_name, event_type
+from schemas.events import EVENT_DATA, door_subject, event_name, event_type
 from schemas.suites import spki
 from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, opened, out, run, the_site
 from server.clock import from_microseconds
@@ -58,7 +58,7 @@ def tail(
 ) -> None:
     """Show events as they arrive; works whether or not the server runs."""
     site, config = the_site(site_dir)
-    wanted = [event_type(name) for name in types or ()]
+    wanted = [_known_type(name) for name in types or ()]
     subject = door_subject(door) if door else None
 
     async def work() -> None:
@@ -79,6 +79,12 @@ def tail(
                 await asyncio.sleep(_POLL_S)  # another process writes: there is nothing to await
 
     run(work())
+
+
+def _known_type(name: str) -> str:
+    if name not in EVENT_DATA:
+        fail(f"--type: no such type {name!r}; there are {', '.join(sorted(EVENT_DATA))}")
+    return event_type(name)
 
 
 def as_json_line(event: StoredEvent, store: str) -> str:

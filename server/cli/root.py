@@ -11,14 +11,24 @@ from typing import Annotated, Literal
 import typer
 from pydantic import TypeAdapter, ValidationError
 
+from schemas.errors import first_problem
 from schemas.names import Name
 from server import __version__
 from server.cli import agents, events, policy
-from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, out, run, the_site
+from server.cli.console import (
+    DEFAULT_SITE_DIR,
+    SiteDir,
+    err,
+    fail,
+    must_have_database,
+    out,
+    run,
+    the_site,
+)
 from server.config import ServerConfig
 from server.log import configure_log
 from server.site import Site, SiteError, create_site
-from server.store.database import open_database
+from server.store.database import DatabaseUnavailable, open_database
 
 app = typer.Typer(
     help="Ostiary: access control whose events anyone can verify.",
@@ -113,7 +123,7 @@ def serve_command(
     if host != "localhost" and not _is_loopback(host):
         fail(
             f"--host {host}: only loopback is served until sign-in and TLS are there; "
-            "put a reverse proxy with both in front of 127.0.0.1"
+            "from elsewhere, use a tunnel such as `ssh -L 8080:127.0.0.1:8080 HOST`"
         )
     site, config = the_site(site_dir)
     given = {"port": port, "broker": broker, "broker_port": broker_port}
@@ -122,7 +132,8 @@ def serve_command(
             {**config.model_dump(), **{k: v for k, v in given.items() if v is not None}}
         )
     except ValidationError as error:
-        fail(f"--{'-'.join(str(p) for p in error.errors()[0]['loc'])}: {error.errors()[0]['msg']}")
+        fail(f"--{first_problem(error).replace('_', '-', 1)}")
+    must_have_database(site, config)
     configure_log()
     run(_serve(site, config))
 
@@ -137,7 +148,7 @@ async def _serve(site: Site, config: ServerConfig) -> None:
 
     try:
         await serve(site, config, os.environ, stop=stop_on_signals(), ready=ready)
-    except (SiteError, BrokerUnavailable) as error:
+    except (SiteError, BrokerUnavailable, DatabaseUnavailable) as error:
         fail(str(error))
 
 

@@ -11,25 +11,39 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 BUSY_TIMEOUT_MS = 10_000
 
 
+class DatabaseUnavailable(Exception):
+    """The database can't be opened, or its schema is newer than this program."""
+
+
 async def open_database(target: Path | str) -> AsyncEngine:
     """The database at a path or SQLAlchemy URL, brought to the newest schema.
 
-    A SQLite database is durable at commit (WAL, synchronous=FULL). Raises RuntimeError if the
-    schema is newer than this program.
+    A SQLite database is durable at commit (WAL, synchronous=FULL). Raises DatabaseUnavailable.
     """
     url = f"sqlite+aiosqlite:///{target}" if isinstance(target, Path) else target
-    engine = create_async_engine(url)
+    try:
+        engine = create_async_engine(url)
+    except (ArgumentError, ImportError) as error:  # its words show no password
+        raise DatabaseUnavailable(f"the setting `database` can't be used: {error}") from error
     if make_url(url).get_backend_name() == "sqlite":
         event.listen(engine.sync_engine, "connect", _sqlite_pragmas)
     try:
         async with engine.connect() as connection:
             await connection.run_sync(_migrate)
             await connection.commit()
+    except DBAPIError as error:
+        await engine.dispose()
+        shown = target if isinstance(target, Path) else make_url(url).render_as_string()
+        raise DatabaseUnavailable(
+            f"the database {shown} can't be opened: {error.orig}; check that it is there, whole, "
+            "and writable for you, or restore it from a backup"
+        ) from error
     except BaseException:
         await engine.dispose()
         raise
@@ -57,7 +71,7 @@ def _migrate(connection: Connection) -> None:
         if current == script.get_current_head():
             return
         if current is not None and current not in {r.revision for r in script.walk_revisions()}:
-            raise RuntimeError(
+            raise DatabaseUnavailable(
                 f"the database has schema {current}, which this version does not know; "
                 "run the version of Ostiary that made it, or a newer one"
             )
