@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from zoneinfo import ZoneInfo
 
+from pydantic import ValidationError
+
 from edge_agent.clock import Clock, SystemClock
 from edge_agent.config import Config, Door, GpioIo, PcscReaderConfig
 from edge_agent.core.decision import Direction, DoorView
@@ -36,7 +38,7 @@ from edge_agent.store import PolicyStore
 from edge_agent.virtual.doorway import Doorway
 from edge_agent.watchdog import Notifier
 from schemas.envelope import Signer
-from schemas.errors import SchemaError
+from schemas.errors import SchemaError, first_problem
 from schemas.events import agent_source
 from schemas.policy import DoorSettings
 from schemas.root import Root
@@ -115,7 +117,11 @@ def load_root(config: Config) -> Root:
             " root.json from the server's site directory"
         ) from None
     except (ValueError, SchemaError) as error:
-        raise CannotStart(f"{config.root}: is not a root document: {error}") from None
+        why = first_problem(error) if isinstance(error, ValidationError) else error
+        raise CannotStart(
+            f"{config.root}: is not a root document ({why}); copy root.json from the server's"
+            " site directory"
+        ) from None
     if root.site != config.site:
         raise CannotStart(f"{config.root}: is of site {root.site!r}, not {config.site!r}")
     return root

@@ -44,7 +44,8 @@ def read_transport_keys(path: Path) -> dict[str, bytes]:
                     )
                 keys[match[1]] = bytes.fromhex(match[2])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: can't be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: can't be read: {why}") from None
     return keys
 
 
@@ -53,13 +54,15 @@ async def bind_cards(
     transport_keys: Mapping[str, bytes],
     count: int,
     *,
+    ready: Callable[[str], None],
     bound: Callable[[str], None],
     refused: Callable[[str], None],
 ) -> None:
     """Bind the next `count` cards at the first reader of the first door.
 
-    `bound` is told each card's id, `refused` why a card was not bound. Raises what `Parts.open`
-    raises, StateDirBusy, ReaderUnavailable or ElementUnavailable.
+    `ready` is told the door once cards can be held up, `bound` each card's id, `refused` why a
+    card was not bound. Raises what `Parts.open` raises, StateDirBusy, ReaderUnavailable
+    or ElementUnavailable.
     """
     with hold(config.state_dir):
         parts = Parts.open(config)
@@ -78,6 +81,7 @@ async def bind_cards(
             await stack.enter_async_context(doorway)
             question = UnlockQuestion.of(config.site, settings)
             desk = _Desk(parts, question, transport_keys)
+            ready(door.door)
             while count > 0:
                 card = await reader.next_card()
                 try:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +49,10 @@ ConfigOption = Annotated[
     ),
 ]
 DEFAULT_CONFIG = Path("/etc/ostiary/agent.toml")
+NEXT_STEPS = {
+    PermissionError: "run this as the user who owns it, or correct its owner and mode",
+    FileExistsError: "something else has this name; move it, or name another path",
+}
 REFUSALS = (
     CannotStart,
     ConfigError,
@@ -66,8 +71,35 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except REFUSALS as error:
-        Console(stderr=True).print(f"ostiary-agent: {error}", markup=False, soft_wrap=True)
+        told = _told(error) if isinstance(error, OSError) else str(error)
+        Console(stderr=True).print(
+            f"ostiary-agent: {told}", markup=False, highlight=False, soft_wrap=True
+        )
         raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _told(error: OSError) -> str:
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    next_step = NEXT_STEPS.get(type(error))
+    return f"{error.filename}: {error.strerror}" + (f"; {next_step}" if next_step else "")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"ostiary-agent {version('ostiary')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -90,10 +122,13 @@ def status(
     if as_json:
         print(json.dumps(found))
         return
-    table = Table(show_header=False, box=None)
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")
     for key, value in found.items():
-        table.add_row(key.replace("_", " "), "none" if value is None else str(value))
-    Console().print(table)
+        name, unit = (key.removesuffix("_s"), " s") if key.endswith("_s") else (key, "")
+        table.add_row(name.replace("_", " "), "none" if value is None else f"{value}{unit}")
+    Console(highlight=False).print(table)
 
 
 def _status(config: Config) -> dict[str, Any]:
@@ -169,6 +204,11 @@ def bind(
                 settings,
                 keys,
                 count,
+                ready=lambda door: print(
+                    f"hold {count} card(s), one after the other, to the reader of {door}"
+                    "   (Ctrl-C ends)",
+                    file=sys.stderr,
+                ),
                 bound=lambda card: print(card, flush=True),
                 refused=lambda why: print(f"not bound: {why}", file=sys.stderr),
             )

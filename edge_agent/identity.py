@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edge_agent.files import write_private
 from schemas.envelope import Signer
+from schemas.errors import BadSignature
 from schemas.sealed import seal_secret, unseal_secret
 from schemas.suites import RandomBytes, Suite
 
@@ -28,7 +29,13 @@ def open_identity(
         key = suite.generate(random)
         write_private(path, seal_secret(kek, key.scalar, context, random))
         return Signer.of(key)
-    return Signer.of(suite.private_key(unseal_secret(kek, path.read_bytes(), context)))
+    try:
+        return Signer.of(suite.private_key(unseal_secret(kek, path.read_bytes(), context)))
+    except BadSignature as error:
+        raise BadSignature(
+            f"{path}: {error}; put back the sealing key, root.json and state_dir that belong"
+            " together, or begin anew with an empty state_dir and register this agent again"
+        ) from None
 
 
 def identity_json(agent: str, signer: Signer) -> str:
