@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 
 import aiomqtt
-from paho.mqtt.client import MQTTErrorCode
+from paho.mqtt.enums import MQTTErrorCode
 
 _PUBLISH_QOS_2 = 0x34
 _TYPE_AND_QOS = 0xF6
