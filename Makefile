@@ -12,7 +12,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(V)/pip-compile --quiet --upgrade
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench lock clean packages
+.PHONY: help demo test lint bench chaos lock clean packages
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,9 @@ lint: .venv/.dev ## formatting, ruff, mypy --strict
 
 bench: packages .venv/.dev ## measure; ARGS="--help" lists the benchmarks
 	@trap : INT; $(V)/python -m benchmarks $(ARGS)
+
+chaos: packages .venv/.dev ## break things by seed: ARGS="--schedules 200 --seed 1"
+	@trap : INT; $(V)/python -m tests.chaos $(ARGS)
 
 lock: .venv/.dev ## resolve the newest versions again and write requirements/
 	@$(COMPILE) --all-build-deps -o requirements/runtime.txt pyproject.toml
