@@ -72,7 +72,7 @@ ARGUED = {
     ("schemas/suites/sm2_openssl.py", "ctypes"): "calls libcrypto: arithmetic, and its own nonces",
     ("schemas/suites/sm2_gmssl.py", "secrets"): "a nonce must never come from a caller",
     ("schemas/wary_mqtt.py", "aiomqtt"): "limits a client that both sides have; opens none",
-    ("schemas/wary_mqtt.py", "paho.mqtt.client"): "the client's own errors",
+    ("schemas/wary_mqtt.py", "paho.mqtt.enums"): "the client's own errors",
     ("schemas/wary_mqtt.py", "logging"): "a logger that writes nothing",
     ("edge_agent/card/layout.py", "edge_agent.secure_element.port"): "the names of a slot's keys",
     ("edge_agent/card/script.py", "edge_agent.secure_element.port"): "the names of a slot's keys",
