@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +14,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas.errors import first_problem
 from schemas.names import Name
-from server import __version__
 from server.cli import agents, events, policy
 from server.cli.console import (
     DEFAULT_SITE_DIR,
@@ -50,7 +50,7 @@ def main() -> None:
 
 def _version(asked: bool) -> None:
     if asked:
-        out.print(f"ostiary {__version__}")
+        out.print(f"ostiary {version('ostiary')}")
         raise typer.Exit
 
 
