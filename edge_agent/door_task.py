@@ -26,7 +26,7 @@ from edge_agent.core.door import (
 )
 from edge_agent.door_io.port import DoorIo
 from edge_agent.house import House
-from edge_agent.log import log
+from edge_agent.log import first_cause, log
 from edge_agent.readers.port import CardRemoved, Feedback, Reader, ReaderUnavailable
 from edge_agent.tap import Tap, TapOutcome
 from schemas.events import Latency
@@ -63,7 +63,7 @@ class DoorTask:
             try:
                 await self._serve()
             except* Exception as group:
-                detail = _first(group)
+                detail = first_cause(group)
                 log.exception("door_failed", door=self.name, exc_info=detail)
                 if not self.opened.is_set():
                     self.contact = "fault"
@@ -239,9 +239,3 @@ class DoorTask:
 
     def _settings(self) -> DoorSettings:
         return self._house.view(self.name).settings
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -13,7 +13,7 @@ from random import Random
 
 import aiomqtt
 
-from edge_agent.log import log
+from edge_agent.log import first_cause, log
 from edge_agent.outbox import AcknowledgementMismatch, Outbox, OutboxFailed
 from schemas.acknowledgement import Acknowledgement
 from schemas.chain import EVENTS_TYPE, MAX_LINES, join_lines
@@ -75,8 +75,7 @@ class Link:
             self._progress = False
             pause_s = 0.0
             try:
-                async with asyncio.TaskGroup() as connection:
-                    connection.create_task(self._connected())
+                await asyncio.create_task(self._connected())
             except* (aiomqtt.MqttError, OSError) as group:
                 attempt = 0 if self._progress else attempt + 1
                 # Full jitter: after a broker's restart, a thousand doors don't come back at once.
@@ -84,10 +83,11 @@ class Link:
                 log.warning(
                     "link_down",
                     broker=f"{self._host}:{self._port}",
-                    error=str(_first(group)),
+                    error=str(first_cause(group)),
                     waiting=self._outbox.state.waiting,
                     again_in_s=round(pause_s, 1),
                 )
+            _heed_cancellation()  # a connection that breaks as it is cancelled reports the break
             await asyncio.sleep(pause_s)
 
     async def _connected(self) -> None:
@@ -196,9 +196,3 @@ def _heed_cancellation() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -36,3 +36,10 @@ def configure_log(level: str) -> None:
         )
     )
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """What to tell of a failed task group: a person reads one reason, not a tree of them."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
