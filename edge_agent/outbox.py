@@ -23,6 +23,7 @@ from edge_agent.clock import Clock
 from edge_agent.database import DatabaseThread
 from edge_agent.outbox_tables import Cause, Loss, OutboxState, StoredLine, Why
 from schemas.chain import Digest, compose_line
+from schemas.errors import MalformedEvent
 from schemas.events import BufferHigh, EventsLost, agent_subject, event_type
 from schemas.suites import RandomBytes
 
@@ -108,8 +109,8 @@ class Outbox:
     async def append_all(self, drafts: Sequence[Draft]) -> list[StoredLine]:
         """Store these events, all or none, and return when they are on disk.
 
-        They are written even if the caller is cancelled. Raises OutboxFailed if the disk fails or
-        the store is full.
+        They are written even if the caller is cancelled. Raises OutboxFailed if the disk fails, the
+        store is full, or one is no line that a server would take.
         """
         return await self._run(self._append, drafts)
 
@@ -181,6 +182,9 @@ class Outbox:
                 f"{_names(drafts)} could not be stored: {error}. Check the disk of the state"
                 " directory"
             ) from error
+        except MalformedEvent as error:
+            self._count_loss(drafts, "storage_error")
+            raise OutboxFailed(f"{_names(drafts)} can't be stored: {error}") from error
         self._state = writer.state
         return stored
 

@@ -219,3 +219,19 @@ def test_nothing_committed_is_lost_when_the_process_is_killed(tmp_path):
     assert len(lines) >= promised
     assert verify_chain(lines, INTL.digest, Head(state.head.chain)) == state.head
     database.close()
+
+
+async def test_an_event_that_no_server_would_take_is_counted_as_lost_and_breaks_nothing(tmp_path):
+    outbox = await open_outbox(tmp_path)
+    monster = Blob(door="front", clock=SYNCED, detail="x" * 5000)
+    with pytest.raises(OutboxFailed, match="4096"):
+        await outbox.append("door.fault", "doors/front", monster, NOW)
+    await append(outbox)
+    lines = await outbox.lines_after(0, 10, 10**6)
+    assert names(lines) == ["agent.events_lost", "door.closed"]
+    verify_chain([each.line for each in lines], INTL.digest, Head(outbox.state.head.chain))
+    await outbox.close()
+
+
+class Blob(DoorData):
+    detail: str
