@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,10 +32,14 @@ def demo(  # noqa: PLR0917 typer passes options by name
     suite: Annotated[SuiteName, typer.Option(help="gm (SM2, SM3, SM4) or intl.")] = "intl",
     doors: Annotated[int, typer.Option(min=1, max=len(DOOR_NAMES), help="How many doors.")] = 3,
     taps: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="How many taps; endless without.")
+        int | None,
+        typer.Option(min=1, max=100_000, help="How many taps; endless without, or 60 with --exit."),
     ] = None,
     pause: Annotated[
-        float | None, typer.Option(min=0.01, help="Mean seconds between people at a door.")
+        float | None,
+        typer.Option(
+            min=0.01, help="Mean seconds between people at a door; 2, or 0.4 with --exit."
+        ),
     ] = None,
     leave: Annotated[
         bool, typer.Option("--exit", help="End after the taps instead of waiting for Ctrl-C.")
@@ -50,6 +55,16 @@ def demo(  # noqa: PLR0917 typer passes options by name
     ] = None,
 ) -> None:
     """Run a small building: broker, server, doors, cards and people. Ctrl-C ends it cleanly."""
+    if port and _in_use(port):
+        console.print(
+            f"Port {port} is in use. Choose another, or 0 for a free one:"
+            ' --port 0, or make demo ARGS="--port 0"',
+            style="red",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(1)
     if leave and taps is None:
         taps = ROUND
     pause_s = pause if pause is not None else (0.4 if leave else 2.0)
@@ -60,7 +75,9 @@ def demo(  # noqa: PLR0917 typer passes options by name
                 building.port = port
             result = asyncio.run(_cancelled_by_sigterm(building, taps, leave, pause_s, seed))
     except ProcessFailed as error:
-        console.print(f"The demo failed: {error}", style="red", highlight=False, markup=False)
+        console.print(
+            f"The demo failed: {error}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
         raise typer.Exit(1) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("Stopped. Nothing is left running.")
@@ -79,6 +96,17 @@ async def _cancelled_by_sigterm(
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     random = Random(seed)  # noqa: S311 people, not keys
     return await run_demo(building, console, random, taps=taps, leave=leave, pause_s=pause_s)
+
+
+def _in_use(port: int) -> bool:
+    """Asked first: the server would say so too, but only once all is set up."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
 
 
 @contextlib.contextmanager

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
 from typing import Any
 
 import httpx
 from rich.console import Console
 from rich.live import Live
+from typer.testing import CliRunner
 
+from edge_agent.demo.cli import app
 from edge_agent.demo.summary import Picture, show
 
 
@@ -70,3 +73,10 @@ def test_the_picture_shows_a_forced_door_until_it_is_closed() -> None:
     assert "  front  forced" in _drawn(picture)
     picture.add(_event("door.closed"))
     assert "  front  closed" in _drawn(picture)
+
+
+def test_a_port_in_use_is_said_before_anything_is_set_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = CliRunner().invoke(app, ["--port", str(taken.getsockname()[1])])
+    assert result.exit_code == 1
+    assert "is in use. Choose another" in result.stderr
