@@ -6,8 +6,8 @@ import asyncio
 import random
 import secrets
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from zoneinfo import ZoneInfo
@@ -127,8 +127,12 @@ def load_root(config: Config) -> Root:
     return root
 
 
-async def run_agent(config: Config, notifier: Notifier) -> None:
-    """Serve the doors until SIGTERM or SIGINT. Raises what `Parts.open` raises, StateDirBusy."""
+@asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[tuple[Parts, Outbox, PolicyStore]]:
+    """The state directory and what is in it, for one process at a time.
+
+    Raises what `Parts.open` raises, or StateDirBusy.
+    """
     with hold(config.state_dir):
         parts = Parts.open(config)
         async with AsyncExitStack() as stack:
@@ -136,7 +140,13 @@ async def run_agent(config: Config, notifier: Notifier) -> None:
             stack.push_async_callback(outbox.close)
             store = await PolicyStore.open(config.policy_path)
             stack.push_async_callback(store.close)
-            await _serve(parts, outbox, store, notifier)
+            yield parts, outbox, store
+
+
+async def run_agent(config: Config, notifier: Notifier) -> None:
+    """Serve the doors until SIGTERM or SIGINT. Raises what `opened` raises."""
+    async with opened(config) as (parts, outbox, store):
+        await _serve(parts, outbox, store, notifier)
     log.info("stopped", agent=config.agent)
 
 

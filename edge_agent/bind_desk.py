@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from secrets import token_bytes
 
-from edge_agent.app import Parts
+from edge_agent.app import Parts, opened
 from edge_agent.card.application import UnlockQuestion
 from edge_agent.card.binding import BindOutcome, BindResult, bind
 from edge_agent.card.session import perform
@@ -18,8 +18,6 @@ from edge_agent.core.trusted_time import TrustedTime
 from edge_agent.readers.port import CardChannel, CardRemoved, Feedback
 from edge_agent.recorder import Recorder
 from edge_agent.secure_element.port import ElementUnavailable
-from edge_agent.state_dir import hold
-from edge_agent.store import PolicyStore
 from edge_agent.virtual.doorway import Doorway
 
 _ROW = re.compile(r"([0-9a-f]{16}),([0-9a-f]{32})")
@@ -61,52 +59,45 @@ async def bind_cards(
     """Bind the next `count` cards at the first reader of the first door.
 
     `ready` is told the door once cards can be held up, `bound` each card's id, `refused` why a
-    card was not bound. Raises what `Parts.open` raises, StateDirBusy, ReaderUnavailable
-    or ElementUnavailable.
+    card was not bound. Raises what `app.opened` raises, or ReaderUnavailable.
     """
-    with hold(config.state_dir):
-        parts = Parts.open(config)
-        async with AsyncExitStack() as stack:
-            outbox = await parts.open_outbox()
-            stack.push_async_callback(outbox.close)
-            store = await PolicyStore.open(config.policy_path)
-            stack.push_async_callback(store.close)
-            door = config.doors[0]
-            view = store.applied.doors.get(door.door) if store.applied else None
-            settings = (view or parts.default_view(door.door)).settings
-            recorder = Recorder(outbox, parts.clock, TrustedTime(), config.agent, "bind")
-            doorway = Doorway(config.doorway_path, parts.clock)
-            reader = parts.open_reader(door, door.readers[0].direction, doorway)
-            stack.push_async_callback(reader.close)
-            await stack.enter_async_context(doorway)
-            question = UnlockQuestion.of(config.site, settings)
-            desk = _Desk(parts, question, transport_keys)
-            ready(door.door)
-            while count > 0:
-                card = await reader.next_card()
-                try:
-                    result = await desk.bind(card)
-                except (CardRemoved, ElementUnavailable) as error:
-                    refused(str(error))
-                    removed = isinstance(error, CardRemoved)
-                    await reader.feedback(Feedback.TRY_AGAIN if removed else Feedback.ERROR)
-                    continue
-                if result.outcome is BindOutcome.BOUND and result.card_id is not None:
-                    draft = recorder.about_door(
-                        "card.bound",
-                        door.door,
-                        card=result.card_id,
-                        domain=question.domain,
-                        key_version=question.key_version,
-                    )
-                    await recorder.record([draft])
-                if result.card_id is not None and result.outcome in _DONE:
-                    count -= 1
-                    bound(result.card_id)
-                    await reader.feedback(Feedback.BOUND)
-                else:
-                    refused(f"{result.card_id or 'a card without a serial'}: {result.outcome}")
-                    await reader.feedback(Feedback.DENIED)
+    async with opened(config) as (parts, outbox, store), AsyncExitStack() as stack:
+        door = config.doors[0]
+        view = store.applied.doors.get(door.door) if store.applied else None
+        settings = (view or parts.default_view(door.door)).settings
+        recorder = Recorder(outbox, parts.clock, TrustedTime(), config.agent, "bind")
+        doorway = Doorway(config.doorway_path, parts.clock)
+        reader = parts.open_reader(door, door.readers[0].direction, doorway)
+        stack.push_async_callback(reader.close)
+        await stack.enter_async_context(doorway)
+        question = UnlockQuestion.of(config.site, settings)
+        desk = _Desk(parts, question, transport_keys)
+        ready(door.door)
+        while count > 0:
+            card = await reader.next_card()
+            try:
+                result = await desk.bind(card)
+            except (CardRemoved, ElementUnavailable) as error:
+                refused(str(error))
+                removed = isinstance(error, CardRemoved)
+                await reader.feedback(Feedback.TRY_AGAIN if removed else Feedback.ERROR)
+                continue
+            if result.outcome is BindOutcome.BOUND and result.card_id is not None:
+                draft = recorder.about_door(
+                    "card.bound",
+                    door.door,
+                    card=result.card_id,
+                    domain=question.domain,
+                    key_version=question.key_version,
+                )
+                await recorder.record([draft])
+            if result.card_id is not None and result.outcome in _DONE:
+                count -= 1
+                bound(result.card_id)
+                await reader.feedback(Feedback.BOUND)
+            else:
+                refused(f"{result.card_id or 'a card without a serial'}: {result.outcome}")
+                await reader.feedback(Feedback.DENIED)
 
 
 _DONE = (BindOutcome.BOUND, BindOutcome.ALREADY_BOUND)
