@@ -65,6 +65,8 @@ class Link:
         self._random = random
         self._sent = 0
         self._resend_s = RESEND_S
+        self._resend_at: float | None = None
+        """In the event loop's time, while lines are on the way."""
         self._progress = False
         self._last_s: dict[str, float] = {}
 
@@ -106,6 +108,7 @@ class Link:
             _heed_cancellation()
             log.info("link_up", broker=f"{self._host}:{self._port}")
             self._sent = self._outbox.state.acknowledged
+            self._resend_at = None
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._send(client))
                 tasks.create_task(self._receive(client))
@@ -129,14 +132,19 @@ class Link:
 
     async def _wait(self, acknowledged: int) -> None:
         """Until there is something to send; without progress, go back to the oldest line."""
-        outstanding = self._sent > acknowledged
-        pause_s = self._resend_s * self._random.uniform(0.5, 1.0) if outstanding else None
+        if self._sent <= acknowledged:
+            self._resend_at = None
+        elif self._resend_at is None:
+            pause_s = self._resend_s * self._random.uniform(0.5, 1.0)
+            self._resend_at = asyncio.get_running_loop().time() + pause_s
         try:
-            async with asyncio.timeout(pause_s):
+            # New events end the wait, but do not put off the time to go back.
+            async with asyncio.timeout_at(self._resend_at):
                 await self._outbox.changed()
         except TimeoutError:
             self._resend_s = min(LONGEST_RESEND_S, self._resend_s * 2)
             self._sent = acknowledged
+            self._resend_at = None
             log.warning("resending", after=acknowledged, waiting=self._outbox.state.waiting)
 
     async def _receive(self, client: aiomqtt.Client) -> None:
@@ -172,6 +180,7 @@ class Link:
         self._progress = True
         if self._outbox.state.acknowledged > before:
             self._resend_s = RESEND_S
+            self._resend_at = None
         ours = word.chain == self._outbox.state.head.chain
         # An old word that is replayed can ask as well: it must not keep us signing all day.
         if word.resend and ours and self._rarely("resend"):

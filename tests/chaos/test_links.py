@@ -121,6 +121,19 @@ async def bench(folder: Path) -> AsyncIterator[Bench]:
             it.running.cancel()
 
 
+@in_simulated_time
+async def test_what_got_lost_is_sent_again_though_new_events_keep_coming(tmp_path):
+    async with bench(tmp_path) as it:
+        oldest = (await it.outbox.add()).line
+        assert await it.next_lines() == [oldest]
+        for _ in range(60):
+            await asyncio.sleep(1)
+            await it.outbox.add()
+            if oldest in await it.next_lines():
+                return
+        raise AssertionError("a busy door never went back to what is not acknowledged")
+
+
 @pytest.mark.parametrize("ticks", range(6))
 @in_simulated_time
 async def test_an_agents_link_stops_though_its_connection_breaks_at_that_moment(tmp_path, ticks):
