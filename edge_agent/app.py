@@ -28,7 +28,7 @@ from edge_agent.house import House
 from edge_agent.identity import open_identity
 from edge_agent.link import Link
 from edge_agent.log import log
-from edge_agent.outbox import Outbox
+from edge_agent.outbox import Outbox, OutboxFailed
 from edge_agent.policy_watch import PolicyWatch
 from edge_agent.readers.pcsc import PcscReader
 from edge_agent.readers.port import Reader
@@ -137,7 +137,7 @@ async def opened(config: Config) -> AsyncIterator[tuple[Parts, Outbox, PolicySto
         parts = Parts.open(config)
         async with AsyncExitStack() as stack:
             outbox = await parts.open_outbox()
-            stack.push_async_callback(outbox.close)
+            stack.push_async_callback(_close, outbox)
             store = await PolicyStore.open(config.policy_path)
             stack.push_async_callback(store.close)
             yield parts, outbox, store
@@ -184,7 +184,11 @@ async def _serve(parts: Parts, outbox: Outbox, store: PolicyStore, notifier: Not
         random=random.SystemRandom(),
     )
     stop = _stop_signals(policy)
-    cause = await outbox.begin()
+    try:
+        cause = await outbox.begin()
+    except OutboxFailed as error:  # a full disk keeps no door from being served
+        log.error("start_not_marked", why=str(error))
+        cause = "start"
     async with asyncio.TaskGroup() as tasks:
         work = [tasks.create_task(door.run()) for door in doors]
         for door in doors:
@@ -197,7 +201,7 @@ async def _serve(parts: Parts, outbox: Outbox, store: PolicyStore, notifier: Not
             doors={door.name: door.contact for door in doors},
             policy_version=None if applied is None else applied.version,
         )
-        await recorder.record([started])
+        await recorder.record_soon([started])
         await policy.look()
         begin.set()
         work += [
@@ -218,6 +222,13 @@ async def _serve(parts: Parts, outbox: Outbox, store: PolicyStore, notifier: Not
             for task in work:
                 task.cancel()
             await asyncio.wait(work)
+
+
+async def _close(outbox: Outbox) -> None:
+    try:
+        await outbox.close()
+    except OutboxFailed as error:
+        log.error("end_not_marked", why=str(error))
 
 
 def _stop_signals(policy: PolicyWatch) -> asyncio.Event:

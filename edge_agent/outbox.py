@@ -138,15 +138,28 @@ class Outbox:
         self._changed.set()
 
     async def begin(self) -> Cause:
-        """How the last run ended, marking this one as running until `close`."""
+        """How the last run ended, marking this one as running until `close`.
+
+        Raises OutboxFailed if the mark can't be made.
+        """
+        try:
+            cause = await self._thread.run(tables.begin)
+        except sqlite3.Error as error:
+            raise OutboxFailed(f"the start could not be marked: {error}") from error
         self._begun = True
-        return await self._thread.run(tables.begin)
+        return cause
 
     async def close(self) -> None:
-        """Finish what is queued, and mark a clean end of what `begin` began."""
+        """Finish what is queued, and mark a clean end of what `begin` began.
+
+        Raises OutboxFailed if the mark can't be made: the next start will say that this run was
+        killed.
+        """
         try:
             if self._begun:
                 await self._thread.run(tables.end)
+        except sqlite3.Error as error:
+            raise OutboxFailed(f"the end could not be marked: {error}") from error
         finally:
             await self._thread.close()
 

@@ -233,5 +233,18 @@ async def test_an_event_that_no_server_would_take_is_counted_as_lost_and_breaks_
     await outbox.close()
 
 
+async def test_marks_of_start_and_end_that_a_disk_refuses_are_failures_of_the_outbox(tmp_path):
+    outbox = await open_outbox(tmp_path)
+    await outbox.begin()
+    blocker = connect(tmp_path / "outbox.db")
+    await outbox._thread.run(lambda database: database.execute("PRAGMA busy_timeout=0"))
+    blocker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(OutboxFailed, match="start"):
+        await outbox.begin()
+    with pytest.raises(OutboxFailed, match="end"):
+        await outbox.close()
+    blocker.close()
+
+
 class Blob(DoorData):
     detail: str
