@@ -119,9 +119,10 @@ class Link:
             state = self._outbox.state
             self._sent = max(self._sent, state.acknowledged)
             room = MOST_IN_FLIGHT - (self._sent - state.acknowledged)
-            lines = await self._outbox.lines_after(
-                self._sent, min(room, MAX_LINES), MAX_PAYLOAD_BYTES
-            )
+            after = self._sent
+            lines = await self._outbox.lines_after(after, min(room, MAX_LINES), MAX_PAYLOAD_BYTES)
+            if self._sent != after:
+                continue  # meanwhile the server asked for lines before these
             if not lines:
                 await self._wait(state.acknowledged)
                 continue

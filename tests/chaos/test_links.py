@@ -134,6 +134,22 @@ async def test_what_got_lost_is_sent_again_though_new_events_keep_coming(tmp_pat
         raise AssertionError("a busy door never went back to what is not acknowledged")
 
 
+@in_simulated_time
+async def test_a_request_to_resend_counts_also_while_the_next_lines_are_read(tmp_path):
+    async with bench(tmp_path) as it:
+        lines = [await it.outbox.add() for _ in range(3)]
+        seen: list[bytes] = []
+        while len(seen) < 3:
+            seen += await it.next_lines()
+        it.outbox.gate.clear()
+        lines.append(await it.outbox.add())
+        await asyncio.sleep(0.1)
+        await it.acknowledge(lines[0], resend=True)
+        await asyncio.sleep(0.1)
+        it.outbox.gate.set()
+        assert await it.next_lines() == [line.line for line in lines[1:]]
+
+
 @pytest.mark.parametrize("ticks", range(6))
 @in_simulated_time
 async def test_an_agents_link_stops_though_its_connection_breaks_at_that_moment(tmp_path, ticks):
