@@ -34,8 +34,9 @@ class Recorder:
     def judge_time(self) -> tuple[datetime, ClockStatus]:
         """The time to decide by, and how far it can be trusted."""
         monotonic_s = self.clock.monotonic()
-        self.time.learn(self.outbox.state.server_time, monotonic_s)
-        judged = self.time.judge(self.clock.now(), monotonic_s)
+        wall = self.clock.now()
+        self.time.hear(self.outbox.state.server_time, wall, monotonic_s)
+        judged = self.time.judge(wall, monotonic_s)
         if not judged.trusted:
             return judged.now, ClockStatus(status="untrusted")
         return judged.now, self.clock.status()

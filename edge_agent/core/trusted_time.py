@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 TOLERANCE = timedelta(minutes=5)
+FARTHEST = timedelta(days=366)
+"""The longest grace a policy can have: if so much time had passed, no policy would let anyone in."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,14 @@ class TrustedTime:
         estimate = self._estimate(monotonic_s)
         if estimate is None or signed > estimate:
             self._floor = (signed, monotonic_s)
+
+    def hear(self, said: datetime | None, wall: datetime, monotonic_s: float) -> None:
+        """Learn from the server's word, unless it makes a leap that can't be true.
+
+        A server whose clock once was decades ahead must not keep everyone out for decades.
+        """
+        if said is not None and said <= self.judge(wall, monotonic_s).now + FARTHEST:
+            self.learn(said, monotonic_s)
 
     def judge(self, wall: datetime, monotonic_s: float) -> Judged:
         """The later of wall clock and floor; not trusted if the wall clock is clearly behind."""

@@ -31,3 +31,20 @@ def test_an_older_statement_teaches_nothing():
     time.learn(SIGNED - timedelta(days=1), 10.0)
     time.learn(None, 10.0)
     assert time.judge(SIGNED - timedelta(days=2), 10.0).now == SIGNED + timedelta(seconds=10)
+
+
+def test_a_server_that_is_decades_ahead_is_not_believed():
+    time = TrustedTime()
+    time.learn(SIGNED, 0.0)
+    time.hear(SIGNED.replace(year=2099), SIGNED, 0.0)
+    judged = time.judge(SIGNED, 0.0)
+    assert (judged.now, judged.trusted) == (SIGNED, True)
+
+
+def test_the_servers_word_sets_a_clock_right_that_has_lost_the_time():
+    time, lost = TrustedTime(), datetime(1970, 1, 1, tzinfo=UTC)
+    time.learn(SIGNED, 0.0)
+    time.hear(None, lost, 0.0)
+    time.hear(SIGNED + timedelta(days=300), lost, 0.0)
+    judged = time.judge(lost, 0.0)
+    assert (judged.now, judged.trusted) == (SIGNED + timedelta(days=300), False)
