@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 TOLERANCE = timedelta(minutes=5)
 FARTHEST = timedelta(days=366)
-"""The longest grace a policy can have: if so much time had passed, no policy would let anyone in."""
+"""The longest grace a policy can have: after so much time, no policy would let anyone in."""
 
 
 @dataclass(frozen=True)
