@@ -97,11 +97,23 @@ class Pipeline:
             for n, c in enumerate(checked)
             if isinstance(c, Refusal) and c.kind is AlarmKind.UNKNOWN_KEY
         ]
-        if unknown and await self._registry.refresh():  # an agent may have been added just now
+        if unknown and await self._more_agents():
             again = await self._verify_all([messages[n] for n in unknown], self._registry.ring)
             for n, result in zip(unknown, again, strict=True):
                 checked[n] = result
         return checked
+
+    async def _more_agents(self) -> bool:
+        """Whether agents were added just now. One that can't be read of now will send again."""
+        try:
+            return await self._registry.refresh()
+        except DATABASE_ERRORS as error:
+            log.error(
+                "agents_not_read",
+                why=str(error)[:500],
+                next_step="check the database; events of agents added just now are refused so long",
+            )
+            return False
 
     async def _verify_all(
         self, messages: list[Message], ring: Mapping[str, TrustedKey]

@@ -227,6 +227,29 @@ def failing_commits(monkeypatch: pytest.MonkeyPatch) -> Failing:
     return failing
 
 
+async def test_a_stranger_does_not_end_the_server_though_the_agents_cannot_be_read(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    pen, stranger = Pen(), Pen("stranger")
+    pen.write()
+    stranger.write()
+    site = await make_site(tmp_path / "site", pen)
+    asked = asyncio.Event()
+
+    async def registry_stamp(*_: object) -> tuple[int, int]:
+        asked.set()
+        raise OperationalError("select", {}, OSError("EIO"))
+
+    async with running(site) as serving, agent(serving, pen, site) as front:
+        monkeypatch.setattr("server.ingest.registry.registry_stamp", registry_stamp)
+        monkeypatch.setattr("server.ingest.registry.REFRESH_INTERVAL_S", 0)
+        await front.send(stranger.message(1), topic=stranger.topic)
+        async with asyncio.timeout(LIMIT_S):
+            await asked.wait()
+        await front.send(pen.message(1))
+        await front.acknowledged(1)
+
+
 async def test_a_failed_commit_acknowledges_nothing_and_shows_nothing(
     tmp_path, failing_commits: Failing
 ):
