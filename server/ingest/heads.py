@@ -30,7 +30,9 @@ class Heads:
         """`known` is (source, head) in the order in which the chains were first seen."""
         self._heads: dict[ChainKey, Head] = {}
         self._newest: dict[str, str] = {}
-        self._gaps: dict[ChainKey, tuple[int, float]] = {}
+        self._owners: dict[str, str] = {}
+        self._gaps: dict[str, tuple[Head, float]] = {}
+        """The newest gap of each agent alone: who has a key can make up chains without end."""
         for source, head in known:
             self.moved(source, head)
 
@@ -43,22 +45,27 @@ class Heads:
         chain = self._newest.get(source)
         return None if chain is None else self._heads[source, chain]
 
+    def owner(self, chain: str) -> str | None:
+        """Whose chain this is."""
+        return self._owners.get(chain)
+
     def moved(self, source: str, head: Head) -> None:
         """Take note that lines up to `head` are committed."""
         key = (source, head.chain)
         if key not in self._heads:
             self._newest[source] = head.chain
         self._heads[key] = head
-        if key in self._gaps and self._gaps[key][0] < head.sequence:
-            del self._gaps[key]
+        self._owners.setdefault(head.chain, source)
+        missed, _ = self._gaps.get(source, (None, 0.0))
+        if missed and missed.chain == head.chain and missed.sequence < head.sequence:
+            del self._gaps[source]
 
     def gap_age(self, source: str, head: Head, now_s: float) -> float:
         """Seconds since lines were first missed right after `head`; they count as missed now."""
-        key = (source, head.chain)
-        after, since_s = self._gaps.get(key, (head.sequence, now_s))
-        if after != head.sequence:
+        after, since_s = self._gaps.get(source, (head, now_s))
+        if after != head:
             since_s = now_s
-        self._gaps[key] = (head.sequence, since_s)
+        self._gaps[source] = (head, since_s)
         return now_s - since_s
 
 
@@ -92,6 +99,11 @@ class Batch:
     def place(self, message: Verified) -> None:
         """Store what is new of `message`, or say what is wrong with it."""
         agent, chain = message.agent, message.chain
+        owner = self._owner(chain)
+        if owner not in (None, agent):  # else two events would have one id, and one proof for both
+            detail = f"chain {chain} is that of {owner}"
+            self.alarms.append(Refusal(AlarmKind.BROKEN_CHAIN, agent, detail))
+            return
         head = self.heads.get((agent, chain)) or self.committed.of(agent, chain)
         first, last = message.first, message.last
         if first > head.sequence + 1:
@@ -129,6 +141,10 @@ class Batch:
                 detail = f"the agent declares {said} events lost (line {link.event.number})"
                 self.alarms.append(Refusal(AlarmKind.EVENTS_LOST, agent, detail))
         self.heads[agent, chain] = Head(chain, message.last, new[-1].hash)
+
+    def _owner(self, chain: str) -> str | None:
+        fresh = (source for source, begun in self.heads if begun == chain)
+        return self.committed.owner(chain) or next(fresh, None)
 
     def _has_other_chain(self, agent: str) -> bool:
         return any(source == agent for source, _ in self.heads)

@@ -33,7 +33,7 @@ class Intake:
 
     def offer(self, message: Message) -> bool:
         """Whether there was room for it. Never waits."""
-        size = len(message.payload)
+        size = _size(message)
         if (
             self._closed
             or len(self._messages) >= self._max_messages
@@ -62,6 +62,10 @@ class Intake:
         size = 0
         while self._messages and len(taken) < limit and size < max_bytes:
             taken.append(self._messages.popleft())
-            size += len(taken[-1].payload)
+            size += _size(taken[-1])
         self._bytes -= size
         return taken
+
+
+def _size(message: Message) -> int:
+    return len(message.topic) + len(message.payload)  # a topic alone may have 64 KiB

@@ -209,3 +209,35 @@ def test_heads_are_as_they_were_when_a_batch_is_not_committed(pen):
     verified = verify_message(pen.topic, pen.message(1, 3), pen.ring, SITE, pen.suite)
     Batch(heads, {}, 0.0).place(verified)
     assert heads.of("front", pen.head.chain).sequence == 0
+
+
+def test_gaps_of_chains_that_an_agent_makes_up_take_no_memory(receiver, pen):
+    for number in range(100):
+        pen.begin(f"{number:016x}")
+        pen.write_many(2)
+        assert receiver.receive(pen, pen.message(2)).resend
+    assert len(receiver.heads._gaps) == 1
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_no_agent_can_give_its_events_the_ids_of_anothers(receiver, pen, at_once):
+    thief = Pen("thief")
+    thief.begin(pen.head.chain)
+    thief.write_many(3)
+    honest, stolen = (verified(each, each.message(1, 3)) for each in (pen, thief))
+    if at_once:
+        batch = Batch(receiver.heads, {}, receiver.now_s)
+        batch.place(honest)
+        batch.place(stolen)
+    else:
+        receiver.receive(pen, pen.message(1, 3))
+        batch = receiver.receive(thief, thief.message(1, 3))
+    assert [row.source for row in batch.rows] == ["front"] * 3 * at_once
+    assert kinds(batch) == [AlarmKind.BROKEN_CHAIN]
+    assert batch.alarms[0].agent == "thief"
+
+
+def verified(pen: Pen, message: bytes) -> Verified:
+    checked = verify_message(pen.topic, message, pen.ring, SITE, pen.suite)
+    assert isinstance(checked, Verified)
+    return checked
