@@ -42,7 +42,7 @@ const en = {
   },
   alarmKind: {
     bad_signature: "bad signature", malformed: "malformed message", unknown_key: "unknown key", wrong_topic: "message on a wrong topic", gap: "events are missing",
-    fork: "two histories", new_chain: "new event store", broken_chain: "broken chain", events_lost: "events were lost",
+    fork: "two histories", new_chain: "new event store", broken_chain: "broken chain", events_lost: "events were lost", door_taken: "speaks for another's door",
   },
   openFor: (s) => `for ${s} s`, lostCount: (n) => `${n} events`, version: (n) => `version ${n}`, times: (n) => `${n} times`, stepped: (ms) => `by ${ms} ms`,
 };
@@ -88,7 +88,7 @@ const zh = {
   },
   alarmKind: {
     bad_signature: "签名错误", malformed: "消息格式错误", unknown_key: "未知密钥", wrong_topic: "主题不符", gap: "事件缺失",
-    fork: "历史分叉", new_chain: "新的事件库", broken_chain: "事件链断裂", events_lost: "事件丢失",
+    fork: "历史分叉", new_chain: "新的事件库", broken_chain: "事件链断裂", events_lost: "事件丢失", door_taken: "代其他代理的门上报",
   },
   openFor: (s) => `${s} 秒`, lostCount: (n) => `${n} 条事件`, version: (n) => `版本 ${n}`, times: (n) => `${n} 次`, stepped: (ms) => `${ms} 毫秒`,
 };

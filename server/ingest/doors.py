@@ -7,19 +7,22 @@ vocabulary's is passed over, the event itself stays as it came.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from schemas.events import EventLine, event_name
 from schemas.policy import DoorMode
 from server.clock import microseconds
+from server.ingest.heads import Row
+from server.ingest.verify import AlarmKind, Refusal
 
 UNKNOWN = "unknown"
 CONTACTS = frozenset({"open", "closed", "fault", UNKNOWN})
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
 _MODES = frozenset(DoorMode)
-_MAX_DOORS = 64  # an agent serves one door, or a few
+_MAX_DOORS = 64
+"""Of one agent, which serves one door, or a few. More are invented."""
 
 _CHANGES: dict[str, dict[str, str]] = {
     "door.opened": {"contact": "open"},
@@ -53,6 +56,8 @@ def project(
     for door, said in _said(name, event.data):
         before = doors.get(door)
         known = before is not None and before.agent == agent
+        if not known and sum(d.agent == agent for d in doors.values()) >= _MAX_DOORS:
+            continue
         if before is None or not known:  # another agent's word says nothing of this one's door
             before = DoorState(door, agent)
         changes = said
@@ -69,6 +74,21 @@ def project(
             changed_us=microseconds(event.time),
             position=position,
         )
+
+
+def takeovers(doors: Mapping[str, DoorState], rows: Iterable[Row]) -> Iterator[Refusal]:
+    """An alarm for each door that one agent has, and that another now speaks for.
+
+    The door then shows what the new one says: that an agent was replaced can't be told from one
+    that lies about its neighbour's door. So it must be seen.
+    """
+    for row in rows:
+        event = row.link.event
+        for door, _ in _said(event_name(event.type), event.data):
+            before = doors.get(door)
+            if before is not None and before.agent != row.source:
+                detail = f"door {door} was {before.agent}'s; line {event.number} speaks for it"
+                yield Refusal(AlarmKind.DOOR_TAKEN, row.source, detail)
 
 
 def _said(name: str, data: dict[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -22,6 +22,7 @@ from server.clock import Clock, microseconds
 from server.feed.hub import Hub
 from server.ingest.acknowledge import Acknowledger
 from server.ingest.alarms import Alarms
+from server.ingest.doors import takeovers
 from server.ingest.heads import Batch, questions
 from server.ingest.intake import Intake, Message
 from server.ingest.journal import Journal
@@ -160,6 +161,7 @@ class Pipeline:
                 batch.place(result)
             else:
                 batch.alarms.append(result)
+        batch.alarms += takeovers(ledger.doors, batch.rows)
         now = self._clock.now()
         alarms = [
             *self._unsaid,

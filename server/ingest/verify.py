@@ -40,6 +40,7 @@ class AlarmKind(StrEnum):
     NEW_CHAIN = "new_chain"
     BROKEN_CHAIN = "broken_chain"
     EVENTS_LOST = "events_lost"
+    DOOR_TAKEN = "door_taken"
 
 
 _KINDS: dict[type[SchemaError], AlarmKind] = {

@@ -3,7 +3,9 @@
 import pytest
 
 from schemas.chain import parse_line
-from server.ingest.doors import DoorState, project
+from server.ingest.doors import DoorState, project, takeovers
+from server.ingest.heads import Row
+from server.ingest.verify import AlarmKind
 from tests.agent_pen import Pen
 
 
@@ -92,6 +94,36 @@ def test_rubbish_values_are_unknown():
     doors.say("door.mode_changed", door="front", mode={"a": 1})
     assert {d.contact for d in doors.states.values()} == {"unknown"}
     assert doors.states["front"].mode == "unknown"
+
+
+def test_an_agent_can_not_fill_the_table_event_by_event():
+    doors = Doors()
+    for n in range(70):
+        doors.say("door.opened", door=f"d{n}")
+    assert len(doors.states) == 64
+    doors.say("door.closed", door="d0")
+    assert doors.states["d0"].contact == "closed", "those that it has go on"
+    doors.say("door.opened", door="other", agent="other")
+    assert "other" in doors.states
+
+
+def test_speaking_for_anothers_door_is_an_alarm():
+    doors = Doors()
+    doors.say("door.forced", door="front")
+    pen = Pen("other")
+
+    def row(name, data):
+        link = parse_line(pen.write(name, data), pen.suite.digest)
+        return Row("other", link, None)
+
+    rows = [
+        row("door.forced.cleared", {"door": "front"}),
+        row("agent.started", {"doors": {"front": "closed", "back": "open"}}),
+        row("door.closed", {"door": "back"}),
+    ]
+    alarms = list(takeovers(doors.states, rows))
+    assert [(a.kind, a.agent) for a in alarms] == [(AlarmKind.DOOR_TAKEN, "other")] * 2
+    assert "front's" in alarms[0].detail
 
 
 def test_an_agent_can_not_fill_the_table_with_one_event():
