@@ -57,6 +57,11 @@ def ostiary(*arguments: str) -> None:
 def store(site: Path, pen: Pen) -> None:
     """Put the pen's messages into the site's store, as ingest does."""
     with sqlite3.connect(site / "ostiary.db") as database:
+        database.execute(
+            "INSERT INTO chains (source, chain, first_seen_us, sequence, hash)"
+            " VALUES (?, ?, ?, ?, ?)",
+            (pen.agent, pen.head.chain, microseconds(MOMENT), pen.head.sequence, pen.head.hash),
+        )
         for first, last in MESSAGES:
             opened = open_envelope(pen.message(first, last), pen.ring, EVENTS_TYPE)
             for sequence in range(first, last + 1):
