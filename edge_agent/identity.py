@@ -34,7 +34,7 @@ def open_identity(
     except BadSignature as error:
         raise BadSignature(
             f"{path}: {error}; put back the sealing key, root.json and state_dir that belong"
-            " together, or begin anew with an empty state_dir and register this agent again"
+            " together, or begin anew with an empty state_dir and another agent name"
         ) from None
 
 

@@ -67,7 +67,7 @@ def test_a_changed_identity_names_the_file_and_what_to_do(config):
     config.with_name("state").joinpath("identity.sealed").write_bytes(b"changed")
     refusal = said(agent("identity", "--config", config))
     assert "identity.sealed" in refusal
-    assert "register this agent again" in refusal
+    assert "another agent name" in refusal
 
 
 def test_a_state_directory_that_is_a_file_is_named(config):
