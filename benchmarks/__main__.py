@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,19 +13,20 @@ from rich.console import Console
 from benchmarks import decision, ingest, tap
 from benchmarks.result import Row, show, write
 from edge_agent.demo.processes import ProcessFailed
+from schemas.suites import SuiteName
 
 RESULTS = Path(__file__).parent / "results.json"
 
 
-async def _live(name: ingest.SuiteName) -> list[Row]:
+async def _live(name: SuiteName) -> list[Row]:
     return [await ingest.measure(name, backlog=False)]
 
 
-async def _backlog(name: ingest.SuiteName) -> list[Row]:
+async def _backlog(name: SuiteName) -> list[Row]:
     return [await ingest.measure(name, backlog=True)]
 
 
-MEASURES: dict[str, Callable[[], Awaitable[list[Row]]]] = {
+MEASURES: dict[str, Callable[[], Coroutine[Any, Any, list[Row]]]] = {
     "decision": decision.measure,
     "tap-gm": lambda: tap.measure("gm"),
     "tap-intl": lambda: tap.measure("intl"),
