@@ -26,7 +26,12 @@ PURE = {
     "edge_agent/core": {"schemas", "edge_agent.core"},
     "edge_agent/card": {"schemas", "edge_agent.core", "edge_agent.card"},
     "server/ingest/alarms.py": {"schemas", "server.ingest.verify"},
-    "server/ingest/doors.py": {"schemas", "server.clock"},
+    "server/ingest/doors.py": {
+        "schemas",
+        "server.clock",
+        "server.ingest.heads",
+        "server.ingest.verify",
+    },
     "server/ingest/heads.py": {"schemas", "server.ingest.verify"},
     "server/ingest/journal.py": {"schemas", "server.ingest.heads", "server.ingest.verify"},
     "server/ingest/verify.py": {"schemas"},
