@@ -40,6 +40,8 @@ DRAIN_S = 20.0
 FAREWELL_S = 5.0
 FIRST_LINK_S = 2.0
 _STREAMS_S = 3
+MOST_CONNECTIONS = 128
+"""Of HTTP; beyond it a request gets 503. Each stream reads the database at each commit."""
 
 log = structlog.get_logger(__name__)
 
@@ -94,6 +96,7 @@ async def serve(
                 server_header=False,
                 lifespan="off",
                 timeout_graceful_shutdown=_STREAMS_S,
+                limit_concurrency=MOST_CONNECTIONS,
             )
         )
         connected = asyncio.Event()

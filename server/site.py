@@ -112,8 +112,10 @@ def create_site(
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise SiteError(f"{path} is not empty: choose another directory; nothing was changed")
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)  # whoever reads the database knows who went where, and when
     keys_dir = path / "keys"
-    keys_dir.mkdir(parents=True, mode=0o700)
+    keys_dir.mkdir(mode=0o700)
     if KEK_ENV not in environ and KEK_FILE_ENV not in environ:
         write_durably(path / "kek", random(KEK_BYTES).hex().encode() + b"\n")
     kek = read_kek(path, environ)

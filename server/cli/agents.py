@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
+from rich.text import Text
 
 from schemas.errors import MalformedKey, first_problem
 from schemas.names import AgentId, DigestHex, PointHex
@@ -16,6 +17,7 @@ from schemas.suites import SuiteName, keyid
 from server.cli.console import DEFAULT_SITE_DIR, SiteDir, fail, opened, out, run, the_site
 from server.clock import SystemClock, from_microseconds, microseconds
 from server.config import ServerConfig
+from server.ingest.alarms import printable
 from server.ingest.ledger import Ledger
 from server.site import Site
 from server.store.agents import AgentExists, add_agent, list_agents
@@ -94,7 +96,7 @@ def list_command(
     for heading in ("agent", "fingerprint", "added", "chain", "events in it"):
         table.add_column(heading, overflow="fold")  # half a fingerprint compares nothing
     for row in rows:
-        table.add_row(*(str(v) if v is not None else "-" for v in row.values()))
+        table.add_row(*(Text(printable("-" if v is None else str(v))) for v in row.values()))
     out.print(table)
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.chain import EVENTS_TYPE
@@ -25,7 +26,7 @@ from server.feed import cursor
 from server.feed.cloudevents import as_json, deliver
 from server.ingest.alarms import printable
 from server.site import Site, write_durably
-from server.store.agents import event_ring, list_agents
+from server.store.agents import AgentsChanged, event_ring, list_agents
 from server.store.audit import BadPlace, ChainAudit, count_events, list_chains, read_chain
 from server.store.events import (
     StoredEvent,
@@ -123,13 +124,16 @@ def verify(
     else:
         table = Table("source", "chain", "events", "")
         for source, chain, lines, place in results:
-            table.add_row(source, chain, str(lines), "[red]BAD[/]" if place else "[green]good[/]")
+            verdict = "[red]BAD[/]" if place else "[green]good[/]"
+            # who wrote into the database must not write onto the screen of who checks it
+            table.add_row(Text(printable(source)), Text(printable(chain)), str(lines), verdict)
         table.add_row("total", "", str(total), "", style="bold")
         out.print(table)
         for place in bad:
+            where = printable(f"source {place.source}, chain {place.chain}")
             err.print(
-                f"BAD: source {place.source}, chain {place.chain}, sequence {place.sequence}, "
-                f"position {place.position}: {printable(place.why)}",
+                f"BAD: {where}, sequence {place.sequence}, position {place.position}: "
+                f"{printable(place.why)}",
                 markup=False,
             )
     if bad:
@@ -259,7 +263,10 @@ def _pem(der: bytes) -> bytes:
 
 async def _everyone(engine: AsyncEngine, site: Site) -> KeyRing:
     """Every key that may sign events here: agents' and the server's own."""
-    return {**site.root.key_ring(), **event_ring(await list_agents(engine), site.suite)}
+    try:
+        return {**site.root.key_ring(), **event_ring(await list_agents(engine), site.suite)}
+    except AgentsChanged as error:
+        fail(str(error))
 
 
 async def _position(engine: AsyncEngine, since: str | None) -> int:

@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.chain import EVENTS_TYPE
 from schemas.envelope import TrustedKey
-from schemas.names import SERVER
-from schemas.suites import Suite, keyid
+from schemas.errors import SchemaError
+from schemas.names import SERVER, AgentId
+from schemas.suites import PublicKey, Suite, keyid
+from server.store.database import DatabaseUnavailable
 from server.store.tables import agents
+
+
+class AgentsChanged(DatabaseUnavailable):
+    """Someone else than this program has written into the table of agents."""
 
 
 class AgentExists(Exception):
@@ -60,10 +67,32 @@ async def registry_stamp(db: AsyncEngine) -> tuple[int, int]:
 
 
 def event_ring(registered: Iterable[Agent], suite: Suite) -> dict[str, TrustedKey]:
-    """What the server trusts for events: each agent's key, for events alone."""
+    """What the server trusts for events: each agent's key, for events alone.
+
+    Raises AgentsChanged.
+    """
     types = frozenset({EVENTS_TYPE})
     return {
-        a.keyid: TrustedKey(suite.public_key(a.point), a.id, types)
+        a.keyid: TrustedKey(_key(a, suite), a.id, types)
         for a in registered
         if a.suite == suite.name
     }
+
+
+def _key(agent: Agent, suite: Suite) -> PublicKey:
+    """The agent's key, if this is a row that `add_agent` could have made.
+
+    Else who can write into the database could have a key of his own sign for the server itself, or
+    under the fingerprint of another.
+    """
+    try:
+        TypeAdapter(AgentId).validate_python(agent.id)
+        key = suite.public_key(agent.point)
+    except (ValidationError, SchemaError):
+        key = None
+    if key is None or keyid(key) != agent.keyid:
+        raise AgentsChanged(
+            f"the database's row of agent {agent.id[:63]!r} is not as it was registered: restore"
+            " the database from a backup"
+        )
+    return key

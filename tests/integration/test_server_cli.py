@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import sqlite3
 import stat
 from pathlib import Path
 
@@ -51,6 +52,45 @@ def test_init_makes_secrets_that_only_the_owner_reads(site_dir):
     assert scalar not in on_disk
     assert scalar.hex().encode() not in on_disk
     assert site.signer("policy", {}).keyid != site.signer("online", {}).keyid
+
+
+def test_nobody_else_reads_who_went_where(tmp_path):
+    new = create_site(tmp_path / "new", SITE, "intl", os.urandom, {}).path
+    (tmp_path / "empty").mkdir(mode=0o755)
+    empty = create_site(tmp_path / "empty", SITE, "intl", os.urandom, {}).path
+    for path in (new, empty):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+def change(site_dir: str, statement: str, *values: object) -> None:
+    """As who can write into the database would."""
+    connection = sqlite3.connect(Path(site_dir, "ostiary.db"))
+    connection.execute(statement, values)
+    connection.commit()
+    connection.close()
+
+
+def test_who_writes_into_the_database_writes_nothing_onto_the_auditors_screen(site_dir):
+    evil = "\x1b[2J[green]all good[/]\x1b]0;"
+    change(site_dir, "INSERT INTO chains VALUES (?, ?, 1, 1, ?)", evil, "\x1b[8m", "0" * 64)
+    change(site_dir, "INSERT INTO agents VALUES (?, 'gm', ?, ?, 1)", evil, bytes(65), "0" * 64)
+    for command in ("verify",), ("list",):
+        group = "events" if command == ("verify",) else "agents"
+        result = ostiary(group, *command, "--site-dir", site_dir)
+        assert "\x1b" not in result.stdout + result.stderr
+        assert "[green]all" in result.stdout.replace("\n", "")
+
+
+@pytest.mark.parametrize("name", ["server", "all", "front", "../x"])
+def test_a_key_that_nobody_registered_is_not_trusted_for_being_in_the_database(site_dir, name):
+    # under the name `server` it could sign away the alarms; under another's fingerprint, anything
+    key = Pen("thief").signer.key.public
+    other = Pen("honest").signer.keyid
+    keyid = other if name == "front" else Pen("thief").signer.keyid
+    change(site_dir, "INSERT INTO agents VALUES (?, 'intl', ?, ?, 1)", name, key.point, keyid)
+    result = ostiary("events", "verify", "--site-dir", site_dir)
+    assert result.exit_code == 1
+    assert "not as it was registered" in result.stderr
 
 
 def test_init_never_overwrites(site_dir):

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from schemas.topics import ACKNOWLEDGEMENT, down
-from server.app import Serving, _assemble, database
+from server.app import MOST_CONNECTIONS, Serving, _assemble, database
 from server.broker.builtin import builtin_broker
 from server.config import ServerConfig
 from server.feed.hub import Hub
@@ -353,3 +353,21 @@ async def test_only_the_server_may_speak_downwards_on_the_builtin_broker(tmp_pat
             await impostor.publish("ostiary/demo/all/x", b"", qos=0)
         await front.send(pen.message(1))
         await front.acknowledged(1)  # the forged word did not come before it
+
+
+async def test_any_number_of_web_clients_is_refused_beyond_a_bound_and_events_go_on(tmp_path):
+    pen = Pen()
+    site = await make_site(tmp_path / "site", pen)
+    async with running(site) as serving, agent(serving, pen, site) as front:
+        port = int(serving.url.rpartition(":")[2])
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MOST_CONNECTIONS)]
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"{serving.url}/livez")).status_code == 503
+        pen.write()
+        await front.send(pen.message(1))
+        await front.acknowledged(1)
+        for _, writer in idle:
+            writer.close()
+            await writer.wait_closed()
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"{serving.url}/livez")).status_code == 200
