@@ -49,6 +49,7 @@ class PolicyWatch:
         """Look, for ever."""
         while True:
             await self.look()
+            await self._applied()  # it may have come to its end: a door it unlocked is locked then
             self._asked.clear()
             try:
                 async with asyncio.timeout(RETRY_S if self._failed else POLL_S):

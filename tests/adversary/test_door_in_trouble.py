@@ -185,3 +185,21 @@ async def test_who_shows_a_copied_serial_outside_locks_nobody_in(tmp_path):
             assert await rig.present(copy) is Feedback.DENIED
         assert await rig.tap(card) is Feedback.DENIED, "locked out"
         assert await rig.tap(card, "out") is Feedback.GRANTED
+
+
+@pytest.mark.parametrize("end", [{"expires": True}, {"door": {"grace_s": 3600}}])
+async def test_a_door_is_not_left_unlocked_by_a_policy_whose_time_is_over(tmp_path, end):
+    async with door_rig(tmp_path) as rig:
+        if "expires" in end:
+            end = {"expires": datetime.now(UTC) + timedelta(hours=1)}
+        rig.put_policy(1, **{**end, "door": {"mode": "unlocked", **end.get("door", {})}})
+        await rig.start()
+        await rig.until_strike(released=True)
+        watching = asyncio.create_task(rig.watch.run())
+        now = rig.clock.now
+        rig.clock.now = lambda: now() + timedelta(hours=1, seconds=1)
+        rig.watch.look_now()
+        await rig.until_strike(released=False)
+        await rig.io.press_rex()
+        await rig.until_strike(released=True)
+        watching.cancel()
