@@ -120,8 +120,8 @@ class Building:
     async def start(self) -> None:
         """Start every process and return when the doors are ready and the server answers."""
         await self.start_broker()
-        await self.start_server()
-        await asyncio.gather(*(self.start_agent(door) for door in self.doors))
+        # side by side: a door needs no server
+        await asyncio.gather(self.start_server(), *(self.start_agent(door) for door in self.doors))
 
     async def stop(self) -> None:
         """End every process."""
