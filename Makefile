@@ -32,7 +32,7 @@ lint: .venv/.dev ## formatting, ruff, mypy --strict
 bench: packages .venv/.dev ## measure; ARGS="--help" lists the benchmarks
 	@trap : INT; $(V)/python -m benchmarks $(ARGS)
 
-chaos: packages .venv/.dev ## break things by seed: ARGS="--schedules 200 --seed 1"
+chaos: packages .venv/.dev ## break things by seed: ARGS="--schedules 200 --seed 1 --real 0"
 	@trap : INT; $(V)/python -m tests.chaos $(ARGS)
 
 lock: .venv/.dev ## resolve the newest versions again and write requirements/

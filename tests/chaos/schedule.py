@@ -54,7 +54,7 @@ class Outcome:
     """What a schedule came to."""
 
     events: int
-    simulated_s: float
+    seconds: float
     tally: Counter[str]
 
 
