@@ -263,7 +263,7 @@ class Agent(Side):
                 continue
             count = 1 + int(self.dice.random() * self._burst)
             names = [f"m{len(self.witness.attempted) + n}" for n in range(count)]
-            drafts = [recorder.about_door("door.fault", "front", detail=name) for name in names]
+            drafts = [recorder.about_door("door.fault", self.name, detail=name) for name in names]
             self.witness.attempted.update(names)
             self.witness.unanswered.update(names)
             stored = await recorder.record(drafts)
