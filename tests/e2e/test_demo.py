@@ -51,6 +51,8 @@ async def test_ctrl_c_ends_the_demo_and_leaves_nothing_behind(short_folder: Path
         stderr=asyncio.subprocess.PIPE,
         env=os.environ | {"TMPDIR": str(short_folder)},
         start_new_session=True,
+        # a shell's background jobs ignore Ctrl-C, and so would all that is started from one
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     printed = b""
