@@ -23,8 +23,8 @@ from schemas.events import ClockStatus
 EPOCH = datetime(2026, 11, 24, 8, tzinfo=UTC)
 TURN_S = 1e-6
 """What one turn of the loop takes: at a standstill a deadline that was rounded would never come."""
-PATIENCE_S = 2.0
-"""Real seconds that a real thread may take. SQLAlchemy may wait for one that has ended."""
+PATIENCE_S = 0.5
+"""Real seconds that a real thread may take before the time goes on all the same."""
 
 
 class Stalled(Exception):
@@ -32,11 +32,11 @@ class Stalled(Exception):
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """Its time goes on only while nothing is left to do. `at_work` counts calls of real threads."""
+    """Its time goes on only while nothing is left to do, and no real thread is `at_work`."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.at_work = 0
+        self.at_work: set[object] = set()
         super().__init__(_Leap(self))
 
     def time(self) -> float:
@@ -56,6 +56,7 @@ class _Leap(selectors.SelectSelector):
             ready = super().select(PATIENCE_S)
             if ready:
                 return ready
+            self._loop.at_work.clear()
         ready = super().select(0)
         if not ready:
             if timeout is None:
@@ -140,10 +141,11 @@ def _counted(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[A
     async def counted(*args: Any, **kwargs: Any) -> Any:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, Loop)
-        loop.at_work += 1
+        call = object()
+        loop.at_work.add(call)
         try:
             return await method(*args, **kwargs)
         finally:
-            loop.at_work -= 1
+            loop.at_work.discard(call)
 
     return counted
