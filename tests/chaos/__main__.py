@@ -57,7 +57,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the first; the next ones count up.")] = 1,
     real: Annotated[int, typer.Option(min=0, help="How many with real processes.")] = 0,
 ) -> None:
-    """Break things by seed. In simulated time the same seed does the same again.
+    """Break things by seed. In simulated time the same seed breaks the same things again.
 
     Real schedules need mosquitto, and take some 15 s each.
     """
