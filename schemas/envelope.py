@@ -16,7 +16,13 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from schemas.errors import MalformedEnvelope, SchemaError, UnknownKey, WrongPurpose
+from schemas.errors import (
+    MalformedEnvelope,
+    SchemaError,
+    ThresholdNotMet,
+    UnknownKey,
+    WrongPurpose,
+)
 from schemas.strict_json import NotStrictJson, read_json
 from schemas.suites import PrivateKey, PublicKey, keyid
 
@@ -101,11 +107,7 @@ def open_envelope(
     Raises MalformedEnvelope, WrongPurpose, UnknownKey, MalformedSignature or BadSignature. As DSSE
     asks, signatures by unknown keys are passed over; one good signature suffices.
     """
-    if len(data) > max_bytes:
-        raise MalformedEnvelope(f"envelope is {len(data)} bytes long, the limit is {max_bytes}")
-    found_type, payload, signatures = _shape(data)
-    if found_type != payload_type:
-        raise WrongPurpose(f"envelope is of type {found_type[:100]!r}, not {payload_type!r}")
+    payload, signatures = _parts(data, payload_type, max_bytes)
     message = pae(payload_type, payload)
     refusal: SchemaError = UnknownKey("no signature is by a key trusted for this purpose")
     for name, signature in signatures:
@@ -119,6 +121,53 @@ def open_envelope(
             continue
         return Opened(payload, trust.holder, name, signature)
     raise refusal
+
+
+def unverified_payload(data: bytes, payload_type: str, *, max_bytes: int) -> bytes:
+    """The payload of an envelope nobody has vouched for yet: to be verified by what it says itself.
+
+    Only a document that carries its own keys needs this. Raises MalformedEnvelope or WrongPurpose.
+    """
+    return _parts(data, payload_type, max_bytes)[0]
+
+
+def open_by_threshold(
+    data: bytes,
+    trusted: KeyRing,
+    payload_type: str,
+    threshold: int,
+    *,
+    max_bytes: int = MAX_ENVELOPE_BYTES,
+) -> bytes:
+    """The payload, if at least `threshold` different keys trusted for `payload_type` signed it.
+
+    Raises as `open_envelope` does, and ThresholdNotMet. A key that signs twice counts once, and a
+    bad signature counts for nothing.
+    """
+    payload, signatures = _parts(data, payload_type, max_bytes)
+    message = pae(payload_type, payload)
+    good: set[str] = set()
+    for name, signature in signatures:
+        trust = trusted.get(name)
+        if trust is None or name in good or payload_type not in trust.payload_types:
+            continue
+        try:
+            trust.key.verify(message, signature)
+        except SchemaError:
+            continue
+        good.add(name)
+    if len(good) < threshold:
+        raise ThresholdNotMet(f"{len(good)} good signatures of the {threshold} that are needed")
+    return payload
+
+
+def _parts(data: bytes, payload_type: str, max_bytes: int) -> tuple[bytes, list[tuple[str, bytes]]]:
+    if len(data) > max_bytes:
+        raise MalformedEnvelope(f"envelope is {len(data)} bytes long, the limit is {max_bytes}")
+    found_type, payload, signatures = _shape(data)
+    if found_type != payload_type:
+        raise WrongPurpose(f"envelope is of type {found_type[:100]!r}, not {payload_type!r}")
+    return payload, signatures
 
 
 def _shape(data: bytes) -> tuple[str, bytes, list[tuple[str, bytes]]]:

@@ -56,6 +56,58 @@ class MalformedTopic(SchemaError):
     """A topic or a name in it that is outside the topic tree."""
 
 
+class Rollback(SchemaError):
+    """A valid statement older than the newest one that was accepted: version or counter too low."""
+
+
+class FastForward(SchemaError):
+    """A version so far ahead that accepting it would shut out every later honest one."""
+
+
+class Equivocation(SchemaError):
+    """Another content under a version or sequence that was accepted already."""
+
+
+class MixAndMatch(SchemaError):
+    """A valid statement that is not the one the newest heartbeat names."""
+
+
+class ThresholdNotMet(SchemaError):
+    """Good signatures, but by fewer keys of the role than its threshold asks for."""
+
+
+class BrokenLog(SchemaError):
+    """Revocation entries that do not follow by one, or whose hashes do not name each other."""
+
+
+class MalformedChunk(SchemaError):
+    """Bytes that are not the chunk their digest names, or that hold what does not belong there."""
+
+
+class PartialBundle(SchemaError):
+    """A policy or snapshot whose chunks did not all come in time: nothing of it was applied."""
+
+
+class SlowRetrieval(SchemaError):
+    """Chunks that come, but so slowly that someone must be holding them up."""
+
+
+class RetainedReplay(SchemaError):
+    """A message that a broker kept, where only a fresh one counts."""
+
+
+class Replayed(SchemaError):
+    """A valid statement that was handled already."""
+
+
+class WrongSession(SchemaError):
+    """A command for an earlier connection or start of this agent: it was queued somewhere."""
+
+
+class MalformedClaim(SchemaError):
+    """A claim code that was mistyped or cut short."""
+
+
 def first_problem(error: ValidationError) -> str:
     """What Pydantic found first, fit for a log line: printable ASCII, at most 300 characters."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]

@@ -125,13 +125,76 @@ class EventsLost(AgentData):
 
 
 class PolicyApplied(AgentData):
-    """The agent now enforces this version."""
+    """The receipt for a policy: the agent now enforces this version."""
 
     policy_version: int
+    hash: DigestHex
 
 
-class PolicyRejected(AgentData):
-    """A policy was refused; `reason` names the refusal (`schemas.errors`)."""
+class StatementRejected(AgentData):
+    """Something that claimed to come from the server was refused.
+
+    `reason` names the refusal (`schemas.errors`), `purpose` what it was taken for. The first at
+    once; repeats within a minute are counted.
+    """
+
+    purpose: str
+    reason: str
+    detail: Annotated[str, StringConstraints(max_length=500)]
+    count: int = 1
+
+
+class RevocationApplied(AgentData):
+    """The receipt for the revocation log up to and including `sequence`."""
+
+    sequence: int
+    hash: DigestHex
+    entries: int = Field(description="how many were new")
+    snapshot: bool = False
+
+
+class LockdownApplied(AgentData):
+    """The receipt for the lockdowns in force; `doors` are those of this agent that are shut."""
+
+    counter: int
+    doors: tuple[Name, ...]
+
+
+class RootApplied(AgentData):
+    """The agent now pins this root document."""
+
+    version: int
+
+
+class CertificateApplied(AgentData):
+    """The agent has a new TLS certificate."""
+
+    until: AwareDatetime
+
+
+class FreshnessChanged(AgentData):
+    """The newest heartbeat is this old; `doors` have passed their limit (or are within again)."""
+
+    heartbeat_age_s: float | None
+    doors: tuple[Name, ...]
+
+
+class CommandData(AgentData):
+    """What every result of a command says."""
+
+    command: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+    action: str
+    door: Name | None
+
+
+class CommandExecuted(CommandData):
+    """The command was carried out. `latency_ms` is from its time of issue to the act."""
+
+    latency_ms: float | None
+
+
+class CommandRefused(CommandData):
+    """The command was not carried out; `reason` names the refusal."""
 
     reason: str
     detail: Annotated[str, StringConstraints(max_length=500)]
@@ -160,7 +223,7 @@ class ModeChanged(DoorData):
     """The door's mode (ONVIF DoorMode) changed."""
 
     mode: DoorMode
-    cause: Literal["access", "rex", "policy", "relock"]
+    cause: Literal["access", "rex", "policy", "relock", "command", "lockdown", "schedule"]
 
 
 class DoorFault(DoorData):
@@ -181,6 +244,7 @@ class AccessData(DoorData):
     decided_by: Literal["edge", "override"] = "edge"
     policy_version: int | None
     policy_age_s: float | None
+    freshness: Literal["fresh", "stale", "expired", "none"] = "none"
     revocation_seq: int | None = None
     latency_ms: Latency
 
@@ -225,6 +289,95 @@ class AlarmRaised(_Data):
     count: int = 1
 
 
+class ServerData(_Data):
+    """Data of what the server itself says; `by` is the operator, token or part that caused it."""
+
+    by: Annotated[str, StringConstraints(max_length=100)]
+
+
+class ModelChanged(ServerData):
+    """An object of the management model was made, changed or removed."""
+
+    kind: str
+    id: str
+    action: Literal["created", "updated", "deleted"]
+
+
+class AgentPresence(ServerData):
+    """The server began or ceased to hear an agent; `why` is for a person."""
+
+    agent: Name
+    last_heard: AwareDatetime | None
+    why: str
+
+
+class AgentEnrolment(ServerData):
+    """A step in the life of an agent's identity."""
+
+    agent: Name
+    keyid: DigestHex | None = None
+
+
+class PolicyPublished(ServerData):
+    """A new policy for one agent is signed and on its way."""
+
+    agent: Name
+    policy_version: int
+    hash: DigestHex
+    cards: int
+    chunks: int = Field(description="chunks that were not there before")
+
+
+class RevocationRequested(ServerData):
+    """An entry was added to the revocation log."""
+
+    sequence: int
+    kind: str
+    subject: str
+    reason: str
+
+
+class RevocationOverdue(ServerData):
+    """An agent has not confirmed an entry in time: its doors still let these cards in."""
+
+    agent: Name
+    doors: tuple[Name, ...]
+    sequence: int = Field(description="newest entry it has not confirmed")
+    applied: int = Field(description="what it has confirmed")
+    waiting_s: float
+
+
+class LockdownChanged(ServerData):
+    """A lockdown began or ended."""
+
+    lockdown: Name
+    scope: str
+    name: Name
+    counter: int
+
+
+class CommandSent(ServerData):
+    """An operator told a door to do something."""
+
+    command: str
+    agent: Name
+    door: Name | None
+    action: str
+
+
+class RootPublished(ServerData):
+    """The site has a new root document."""
+
+    version: int
+
+
+class TokenChanged(ServerData):
+    """An API token was made or withdrawn."""
+
+    token: str
+    action: Literal["created", "revoked"]
+
+
 EVENT_DATA: dict[str, type[_Data]] = {
     "access.granted": AccessGranted,
     "access.denied": AccessDenied,
@@ -248,7 +401,32 @@ EVENT_DATA: dict[str, type[_Data]] = {
     "agent.buffer_high": BufferHigh,
     "agent.events_lost": EventsLost,
     "policy.applied": PolicyApplied,
-    "policy.rejected": PolicyRejected,
+    "policy.rejected": StatementRejected,
+    "policy.stale": FreshnessChanged,
+    "policy.expired": FreshnessChanged,
+    "policy.fresh": FreshnessChanged,
+    "statement.rejected": StatementRejected,
+    "revocation.applied": RevocationApplied,
+    "lockdown.applied": LockdownApplied,
+    "root.applied": RootApplied,
+    "certificate.applied": CertificateApplied,
+    "command.executed": CommandExecuted,
+    "command.refused": CommandRefused,
+    "policy.published": PolicyPublished,
+    "revocation.requested": RevocationRequested,
+    "revocation.overdue": RevocationOverdue,
+    "revocation.overdue.cleared": RevocationOverdue,
+    "lockdown.started": LockdownChanged,
+    "lockdown.ended": LockdownChanged,
+    "command.sent": CommandSent,
+    "root.published": RootPublished,
+    "model.changed": ModelChanged,
+    "token.changed": TokenChanged,
+    "agent.claimed": AgentEnrolment,
+    "agent.enrolled": AgentEnrolment,
+    "agent.removed": AgentEnrolment,
+    "agent.online": AgentPresence,
+    "agent.offline": AgentPresence,
     "alarm.raised": AlarmRaised,
 }
 """Event noun and verb -> the model of its data."""

@@ -9,12 +9,14 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from schemas.names import CardId, Name
+from schemas.names import CardId, DigestHex, Name
 from schemas.statement import Statement
 from schemas.suites import SuiteName
 
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+Slot = Annotated[str, Field(pattern=r"^[0-3][0-9a-f]$")]
+"""Where in a policy's tree of cards: two hex digits, 00 to 3f."""
 TimeOfDay = Annotated[str, Field(pattern=r"^(?:[01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$")]
 
 
@@ -78,13 +80,22 @@ class DoorSettings(_Model):
     )
     mutual: bool = Field(default=True, description="the reader proves itself to the card first")
     mode: Literal[DoorMode.LOCKED, DoorMode.UNLOCKED, DoorMode.BLOCKED] = DoorMode.LOCKED
+    unlock_schedule: Name | None = Field(
+        default=None, description="while it is open, a locked door is unlocked"
+    )
+    areas: tuple[Name, ...] = Field(
+        default=(), max_length=16, description="where it leads, and every area around that"
+    )
     strike_release_s: float = Field(default=5.0, gt=0, le=120)
     held_prealarm_s: float = Field(default=20.0, gt=0, le=3600, description="open this long warns")
     held_after_s: float = Field(default=30.0, gt=0, le=3600, description="open this long alarms")
     rex_releases: bool = Field(default=True, description="the exit button releases the strike")
     max_response_ms: int = Field(default=500, ge=10, le=5000, description="bound against relays")
     grace_s: int = Field(
-        default=86_400, ge=0, le=366 * 86_400, description="how stale the policy may become"
+        default=86_400,
+        ge=0,
+        le=366 * 86_400,
+        description="how old the newest heartbeat may become before nobody is let in",
     )
 
     @model_validator(mode="after")
@@ -111,22 +122,42 @@ class PolicyCard(_Model):
     card: CardId
     person: Name
     groups: tuple[Name, ...] = ()
+    group_ends: dict[Name, AwareDatetime] = Field(
+        default_factory=dict, description="memberships that end: from then on the group is not one"
+    )
     domains: tuple[Name, ...] = Field(default=(), description="key domains it is bound in")
     state: CardState = CardState.ACTIVE
     valid_from: AwareDatetime | None = None
     valid_until: AwareDatetime | None = None
+    offline: bool = Field(default=False, description="admitted also while the policy is expired")
+    card_cleared: int = Field(
+        default=0, ge=0, description="revocations of the card up to this sequence are answered"
+    )
+    person_cleared: int = Field(
+        default=0, ge=0, description="revocations of the person up to this sequence are answered"
+    )
+
+    def groups_at(self, now: dt.datetime) -> frozenset[str]:
+        """The groups its holder is a member of."""
+        return frozenset(
+            g for g in self.groups if g not in self.group_ends or now < self.group_ends[g]
+        )
 
 
 class Policy(Statement):
-    """One agent's whole policy. `counter` is its version."""
+    """One agent's policy, but for the cards: those come in chunks that this names by digest.
+
+    `counter` is the version. A change of one card changes one leaf, the index above it, and this.
+    `schemas.card_chunks` has the tree.
+    """
 
     purpose: Literal["policy"] = "policy"
     timezone: str = "UTC"
-    doors: dict[Name, DoorSettings]
+    doors: dict[Name, DoorSettings] = Field(max_length=64)
     schedules: dict[Name, Schedule] = Field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
-    cards: tuple[PolicyCard, ...] = ()
-    revoked: tuple[CardId, ...] = ()
+    levels: Literal[1, 2] = Field(default=1, description="1: `cards` names leaves; 2: indexes")
+    cards: dict[Slot, DigestHex] = Field(default_factory=dict, description="slot -> chunk digest")
 
     @field_validator("timezone")
     @classmethod
@@ -139,9 +170,9 @@ class Policy(Statement):
 
     @model_validator(mode="after")
     def _whole(self) -> Policy:
-        missing = {rule.schedule for rule in self.rules} - set(self.schedules)
+        named = {rule.schedule for rule in self.rules}
+        named |= {door.unlock_schedule for door in self.doors.values() if door.unlock_schedule}
+        missing = named - set(self.schedules)
         if missing:
-            raise ValueError(f"rules name schedules that are not there: {sorted(missing)}")
-        if len({card.card for card in self.cards}) != len(self.cards):
-            raise ValueError("two entries are for the same card")
+            raise ValueError(f"schedules are named that are not there: {sorted(missing)}")
         return self

@@ -46,10 +46,23 @@ def payload_type(purpose: str) -> str:
     return f"application/vnd.ostiary.{purpose}.v1+json"
 
 
-def sign_statement(statement: Statement, signer: Signer) -> bytes:
+def sign_statement(statement: Statement, *signers: Signer) -> bytes:
     """The statement in its envelope."""
     payload = statement.model_dump_json().encode()
-    return seal_envelope(payload_type(statement.purpose), payload, [signer])
+    return seal_envelope(payload_type(statement.purpose), payload, signers)
+
+
+def parse_statement(payload: bytes, model: type[S]) -> S:
+    """What stands in a payload whose signatures held. Raises MalformedEnvelope or WrongPurpose."""
+    purpose: str = model.model_fields["purpose"].default
+    try:
+        # strict: a time is text and a number a number, as `sign_statement` writes them
+        statement = model.model_validate_json(payload, strict=True)
+    except ValidationError as error:
+        raise MalformedEnvelope(f"{purpose} statement: {first_problem(error)}") from None
+    if statement.purpose != purpose:
+        raise WrongPurpose(f"statement is a {statement.purpose!r}, not a {purpose!r}")
+    return statement
 
 
 def open_statement(
@@ -69,13 +82,7 @@ def open_statement(
     """
     purpose: str = model.model_fields["purpose"].default
     opened = open_envelope(data, trusted, payload_type(purpose), max_bytes=max_bytes)
-    try:
-        # strict: a time is text and a number a number, as `sign_statement` writes them
-        statement = model.model_validate_json(opened.payload, strict=True)
-    except ValidationError as error:
-        raise MalformedEnvelope(f"{purpose} statement: {first_problem(error)}") from None
-    if statement.purpose != purpose:
-        raise WrongPurpose(f"statement is a {statement.purpose!r}, not a {purpose!r}")
+    statement = parse_statement(opened.payload, model)
     if statement.site != site or statement.audience not in (audience, EVERYONE):
         raise WrongAudience(
             f"{purpose} is for {statement.site}/{statement.audience}, not {site}/{audience}"

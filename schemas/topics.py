@@ -34,6 +34,11 @@ def down(site: str, agent: str, channel: str) -> str:
     return f"ostiary/{site}/down/{agent}/{channel}"
 
 
+def everyone(site: str, channel: str) -> str:
+    """Where the server speaks to all agents at once."""
+    return f"ostiary/{site}/all/{channel}"
+
+
 def parse_up(topic: str) -> Up:
     """Raises MalformedTopic."""
     match = _UP.match(topic)
@@ -43,4 +48,33 @@ def parse_up(topic: str) -> Up:
 
 
 EVENTS = "events"
+"""Up: signed event lines."""
+REPORT = "report"
+"""Up: what the agent has applied, and that it lives."""
+PULL = "pull"
+"""Up: what the agent lacks."""
+RENEWAL = "renewal"
+"""Up: a request for a new TLS certificate."""
+WILL = "will"
+"""Up: the broker's word that the connection broke; unsigned, a hint and no more."""
+
 ACKNOWLEDGEMENT = "ack"
+"""Down: events that are committed."""
+HEARTBEAT = "heartbeat"
+"""Down, retained: the newest versions of everything, and the time."""
+POLICY = "policy"
+"""Down: a policy manifest."""
+CHUNK = "chunk"
+"""Down: the bytes of one chunk; only their digest says which."""
+REVOCATION = "revocation"
+"""Down and to all: entries of the revocation log."""
+SNAPSHOT = "snapshot"
+"""Down: the manifest of a revocation snapshot."""
+LOCKDOWN = "lockdown"
+"""Down, and retained to all: the lockdowns in force."""
+ROOT = "root"
+"""Down and to all: the next root document."""
+COMMAND = "command"
+"""Down: do this now."""
+CERTIFICATE = "certificate"
+"""Down: a new TLS certificate."""

@@ -25,7 +25,7 @@ from server.clock import microseconds
 from server.feed.hub import Hub
 from server.state import LinkStatus, ServerState
 from server.store.database import open_database
-from server.store.tables import chains, doors, events
+from server.store.tables import chains, door_states, events
 
 SUITE = suite("intl")
 SIGNER = Signer.of(SUITE.private_key(bytes(31) + b"\x07"))
@@ -124,9 +124,9 @@ class Site:
         values = {"contact": "closed", "mode": "locked", "alarm": "normal"} | state
         changed = microseconds(datetime.now(UTC))
         async with self.engine.begin() as connection:
-            await connection.execute(doors.delete().where(doors.c.door == door))
+            await connection.execute(door_states.delete().where(door_states.c.door == door))
             await connection.execute(
-                insert(doors).values(
+                insert(door_states).values(
                     door=door, agent=agent, changed_us=changed, position=0, **values
                 )
             )

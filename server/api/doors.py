@@ -17,7 +17,7 @@ from server.feed import cursor
 from server.feed.cloudevents import timestamp
 from server.feed.reading import Feed
 from server.state import ServerState
-from server.store.tables import chains, doors, events
+from server.store.tables import chains, door_states, events
 
 
 def router(state: ServerState, feed: Feed) -> APIRouter:
@@ -67,9 +67,9 @@ async def _doors(db: AsyncEngine, *, current: bool) -> list[dict[str, object]]:
         .subquery()
     )
     query = (
-        select(doors, heads.c.heard_us)
-        .outerjoin(heads, heads.c.source == doors.c.agent)
-        .order_by(doors.c.door)
+        select(door_states, heads.c.heard_us)
+        .outerjoin(heads, heads.c.source == door_states.c.agent)
+        .order_by(door_states.c.door)
     )
     async with db.connect() as connection:
         rows = await connection.execute(query)

@@ -18,7 +18,7 @@ from schemas.suites import Suite
 from server.clock import microseconds
 from server.ingest.doors import DoorState, project
 from server.ingest.heads import ChainKey, Heads, Row
-from server.store.tables import chains, doors, events
+from server.store.tables import chains, door_states, events
 
 _QUESTIONS_AT_ONCE = 250
 """Bound parameters a statement may have are limited; three are needed for each."""
@@ -29,9 +29,9 @@ _MOVE_CHAIN = (
     .values(sequence=bindparam("to_sequence"), hash=bindparam("to_hash"))
 )
 _CHANGE_DOOR = (
-    update(doors)
-    .where(doors.c.door == bindparam("of_door"))
-    .values({c: bindparam(f"to_{c.name}") for c in doors.c if c.name != "door"})
+    update(door_states)
+    .where(door_states.c.door == bindparam("of_door"))
+    .values({c: bindparam(f"to_{c.name}") for c in door_states.c if c.name != "door"})
 )
 
 
@@ -53,7 +53,7 @@ class Ledger:
                 )
             )
             self.heads = Heads((source, Head(*head)) for source, *head in known)
-            rows = await connection.execute(select(doors))
+            rows = await connection.execute(select(door_states))
             self.doors = {row.door: DoorState(*row) for row in rows}
             self.position = await connection.scalar(select(func.max(events.c.position))) or 0
 
@@ -134,7 +134,7 @@ class Ledger:
         new = [asdict(d) for name, d in changed.items() if name not in self.doors]
         known = [d for name, d in changed.items() if name in self.doors]
         if new:
-            await connection.execute(insert(doors), new)
+            await connection.execute(insert(door_states), new)
         if known:
             values = [
                 {f"{'of' if k == 'door' else 'to'}_{k}": v for k, v in asdict(d).items()}

@@ -70,8 +70,8 @@ chains = Table(
     Column("hash", String(64), nullable=False),
 )
 
-doors = Table(
-    "doors",
+door_states = Table(
+    "door_states",
     metadata,
     Column("door", String(63), primary_key=True),
     Column("agent", String(63), nullable=False),
