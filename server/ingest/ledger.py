@@ -7,7 +7,7 @@ and fail: nothing of it would be acknowledged.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 
 from sqlalchemy import and_, bindparam, func, insert, select, tuple_, update
@@ -18,6 +18,10 @@ from schemas.suites import Suite
 from server.clock import microseconds
 from server.ingest.doors import DoorState, project
 from server.ingest.heads import ChainKey, Heads, Row
+from server.ingest.receipts import Applied
+from server.ingest.receipts import project as project_receipts
+from server.store.announcements import told
+from server.store.receipt_tables import applied
 from server.store.tables import chains, door_states, events
 
 _QUESTIONS_AT_ONCE = 250
@@ -33,15 +37,25 @@ _CHANGE_DOOR = (
     .where(door_states.c.door == bindparam("of_door"))
     .values({c: bindparam(f"to_{c.name}") for c in door_states.c if c.name != "door"})
 )
+_CHANGE_APPLIED = (
+    update(applied)
+    .where(applied.c.agent == bindparam("of_agent"))
+    .values({c: bindparam(f"to_{c.name}") for c in applied.c if c.name != "agent"})
+)
+
+Projection = Callable[[AsyncConnection, Sequence[Row]], Awaitable[None]]
+"""Writes what follows from new rows into other tables, in the transaction that stores the rows."""
 
 
 class Ledger:
     """What is committed, as one process holds it; `load` before anything else."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, projections: Sequence[Projection] = ()) -> None:
         self._engine = engine
+        self._projections = projections
         self.heads = Heads(())
         self.doors: dict[str, DoorState] = {}
+        self.applied: dict[str, Applied] = {}
         self.position = 0
 
     async def load(self) -> None:
@@ -55,6 +69,8 @@ class Ledger:
             self.heads = Heads((source, Head(*head)) for source, *head in known)
             rows = await connection.execute(select(door_states))
             self.doors = {row.door: DoorState(*row) for row in rows}
+            receipts = await connection.execute(select(applied))
+            self.applied = {row.agent: Applied(*row) for row in receipts}
             self.position = await connection.scalar(select(func.max(events.c.position))) or 0
 
     async def digests(
@@ -79,27 +95,43 @@ class Ledger:
         return found
 
     async def commit(
-        self, rows: Sequence[Row], heads: Mapping[ChainKey, Head], recorded_us: int
+        self,
+        rows: Sequence[Row],
+        heads: Mapping[ChainKey, Head],
+        recorded_us: int,
+        announced: Collection[int] = (),
     ) -> int:
-        """Store `rows`, move `heads` and doors, durably, in one transaction; the last position.
+        """Store `rows`, move `heads` and all that follows from them; the last position.
 
-        If it raises, nothing is stored and nothing here has moved.
+        Durably, in one transaction, with the announcements whose events are among the rows. If it
+        raises, nothing is stored and nothing here has moved.
         """
         changed: dict[str, DoorState] = {}
+        receipts: dict[str, Applied] = {}
         state = dict(self.doors)
         values = []
         for position, row in enumerate(rows, self.position + 1):
             values.append(_values(row, position, recorded_us))
             for door in project(state, row.source, row.link.event, position):
                 changed[door.door] = state[door.door] = door
+            before = receipts.get(row.source) or self.applied.get(row.source)
+            receipt = project_receipts(before, row.source, row.link.event)
+            if receipt is not None:
+                receipts[row.source] = receipt
         async with self._engine.begin() as connection:
             if values:
                 await connection.execute(insert(events), values)
             await self._move_chains(connection, heads, recorded_us)
             await self._change_doors(connection, changed)
+            await self._change_applied(connection, receipts)
+            for project_into in self._projections:
+                await project_into(connection, rows)
+            if announced:
+                await told(connection, announced)
         for (source, _), head in heads.items():
             self.heads.moved(source, head)
         self.doors.update(changed)
+        self.applied.update(receipts)
         self.position += len(rows)
         return self.position
 
@@ -141,6 +173,20 @@ class Ledger:
                 for d in known
             ]
             await connection.execute(_CHANGE_DOOR, values)
+
+    async def _change_applied(
+        self, connection: AsyncConnection, receipts: Mapping[str, Applied]
+    ) -> None:
+        new = [asdict(each) for agent, each in receipts.items() if agent not in self.applied]
+        known = [each for agent, each in receipts.items() if agent in self.applied]
+        if new:
+            await connection.execute(insert(applied), new)
+        if known:
+            values = [
+                {f"{'of' if k == 'agent' else 'to'}_{k}": v for k, v in asdict(each).items()}
+                for each in known
+            ]
+            await connection.execute(_CHANGE_APPLIED, values)
 
 
 def _values(row: Row, position: int, recorded_us: int) -> dict[str, object]:

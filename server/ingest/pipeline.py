@@ -8,32 +8,39 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.envelope import TrustedKey
 from schemas.events import AlarmRaised
 from schemas.names import SERVER
 from schemas.suites import Suite
-from server.clock import Clock, microseconds
+from server.clock import Clock, from_microseconds, microseconds
 from server.feed.hub import Hub
 from server.ingest.acknowledge import Acknowledger
 from server.ingest.alarms import Alarms
 from server.ingest.doors import takeovers
-from server.ingest.heads import Batch, questions
+from server.ingest.heads import Batch, Row, questions
 from server.ingest.intake import Intake, Message
-from server.ingest.journal import Journal
+from server.ingest.journal import Journal, Said, say_alarm
 from server.ingest.ledger import Ledger
 from server.ingest.metrics import IngestMetrics
 from server.ingest.registry import Registry
 from server.ingest.verify import AlarmKind, Refusal, Verified, verify_message
+from server.store.announcements import Announcement, waiting
 
 MAX_BATCH = 512
 MAX_BATCH_BYTES = 2 * 1024 * 1024
 """Some 3,000 lines: a commit stays well under a second."""
+MOST_ANNOUNCED = 256
+"""Told of in one commit."""
+MOST_OUTSIDE = 1000
+"""Refusals of other parts that wait for a commit; beyond it the oldest is dropped."""
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
 
@@ -62,12 +69,19 @@ class Pipeline:
         metrics: IngestMetrics,
         executor: ThreadPoolExecutor,
         threads: int,
+        engine: AsyncEngine,
+        committed: Callable[[Sequence[Row]], None],
     ) -> None:
+        """`committed` is told what a commit has stored, once it has."""
         self._site, self._suite, self._intake = site, suite, intake
         self._registry, self._ledger, self._journal = registry, ledger, journal
         self._acknowledger, self._hub, self._clock = acknowledger, hub, clock
         self._metrics, self._executor, self._threads = metrics, executor, threads
+        self._engine, self._committed = engine, committed
         self._alarms = Alarms()
+        self._outside: deque[Refusal] = deque(maxlen=MOST_OUTSIDE)
+        self._announced = True
+        """Whether announcements may wait: those of an earlier run do."""
         self._unsaid: list[AlarmRaised] = []
         self._checked: asyncio.Queue[Checked | None] = asyncio.Queue(maxsize=1)
         self._backoff_s = FIRST_BACKOFF_S
@@ -77,6 +91,20 @@ class Pipeline:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._verify_stage())
             group.create_task(self._commit_stage())
+
+    def announced(self) -> None:
+        """A transaction that announced something is committed: make events of it."""
+        self._announced = True
+        self._nudge()
+
+    def alarm(self, refusal: Refusal) -> None:
+        """Raise an alarm for what another part has refused or missed."""
+        self._outside.append(refusal)
+        self._nudge()
+
+    def _nudge(self) -> None:
+        if not self._checked.full():  # else a commit is coming anyway
+            self._checked.put_nowait(())
 
     def greet(self) -> None:
         """Tell every known agent where its chain stands: the server has (re)connected."""
@@ -162,26 +190,44 @@ class Pipeline:
             else:
                 batch.alarms.append(result)
         batch.alarms += takeovers(ledger.doors, batch.rows)
+        outside = len(self._outside)
+        batch.alarms += list(self._outside)
         now = self._clock.now()
+        announced = await self._to_announce()
         alarms = [
             *self._unsaid,
             *self._alarms.raise_for(batch.alarms, self._registry.agents, now_s),
         ]
         self._unsaid = alarms  # until they are committed
+        for _ in range(outside):
+            self._outside.popleft()
         rows, heads = batch.rows, batch.heads
-        if alarms:
-            said, head = self._journal.compose(alarms, ledger.heads.newest(SERVER), now)
+        to_say = [*map(_said, announced), *(say_alarm(each, self._site, now) for each in alarms)]
+        if to_say:
+            said, head = self._journal.compose(to_say, ledger.heads.newest(SERVER))
             rows, heads = [*rows, *said], {**heads, (SERVER, head.chain): head}
         if rows:
             with self._metrics.commit_seconds.time():
-                position = await ledger.commit(rows, heads, microseconds(now))
+                position = await ledger.commit(
+                    rows, heads, microseconds(now), [each.id for each in announced]
+                )
             self._hub.committed(position)
+            self._committed(rows)
         self._unsaid = []
         self._acknowledge(batch)
         self._count(batch)
         for alarm in alarms:
             self._metrics.alarms.labels(alarm.kind).inc()
             log.warning("alarm", kind=alarm.kind, agent=alarm.agent, detail=alarm.detail)
+
+    async def _to_announce(self) -> list[Announcement]:
+        if not self._announced:
+            return []
+        self._announced = False  # before the look: what comes after it sets it again
+        found = await waiting(self._engine, MOST_ANNOUNCED)
+        if len(found) == MOST_ANNOUNCED:
+            self.announced()
+        return found
 
     def _acknowledge(self, batch: Batch) -> None:
         heads = self._ledger.heads
@@ -204,6 +250,7 @@ class Pipeline:
         """Nothing was acknowledged: agents send it again. Read back what the database has."""
         while True:
             self._metrics.commit_failures.inc()
+            self._announced = True  # what was looked up is told of by no event yet
             log.error(
                 "commit_failed",
                 why=str(error)[:500],
@@ -219,3 +266,7 @@ class Pipeline:
                 error = again
             else:
                 return
+
+
+def _said(each: Announcement) -> Said:
+    return Said(each.name, each.subject, each.data, from_microseconds(each.time_us))

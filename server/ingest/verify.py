@@ -41,6 +41,12 @@ class AlarmKind(StrEnum):
     BROKEN_CHAIN = "broken_chain"
     EVENTS_LOST = "events_lost"
     DOOR_TAKEN = "door_taken"
+    REPLAYED = "replayed"
+    STALE_REPORT = "stale_report"
+    IDENTITY_CLONED = "identity_cloned"
+    RECEIPT_MISMATCH = "receipt_mismatch"
+    STATE_BEHIND = "state_behind"
+    """An agent has applied what this server does not know: the server was restored, or forked."""
 
 
 _KINDS: dict[type[SchemaError], AlarmKind] = {

@@ -11,7 +11,7 @@ from schemas.suites import INTL
 from server.ingest.alarms import Alarms
 from server.ingest.doors import project
 from server.ingest.heads import Batch, Heads
-from server.ingest.journal import Journal
+from server.ingest.journal import Journal, say_alarm
 from server.ingest.verify import Refusal, Verified, verify_message
 from tests.agent_pen import MOMENT, SITE, Pen
 
@@ -37,7 +37,8 @@ def digest_all(topic: str, payload: bytes) -> Verified | Refusal:
             list(project({}, result.agent, link.event, 1))
     else:
         batch.alarms.append(result)
-    JOURNAL.compose(Alarms().raise_for(batch.alarms, {"front"}, 0.0), None, MOMENT)
+    raised = Alarms().raise_for(batch.alarms, {"front"}, 0.0)
+    JOURNAL.compose([say_alarm(each, SITE, MOMENT) for each in raised], None)
     return result
 
 

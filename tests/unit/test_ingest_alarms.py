@@ -3,7 +3,7 @@
 from schemas.envelope import Signer
 from schemas.suites import INTL
 from server.ingest.alarms import WINDOW_S, Alarms, printable
-from server.ingest.journal import Journal
+from server.ingest.journal import Journal, say_alarm
 from server.ingest.ledger import _values
 from server.ingest.verify import AlarmKind, Refusal
 from server.store.audit import ChainAudit, StoredRow
@@ -60,7 +60,7 @@ def test_the_servers_own_chain_verifies_like_any_other():
     alarms = Alarms()
     refusals = [refusal(agent=f"a{n}", detail="\ud800\x00\u2028") for n in range(300)]
     raised = alarms.raise_for(refusals, {f"a{n}" for n in range(300)}, 0.0)
-    rows, head = journal.compose(raised, None, MOMENT)
+    rows, head = journal.compose([say_alarm(each, SITE, MOMENT) for each in raised], None)
     assert (len(rows), head.sequence) == (300, 300)
     assert sum(row.signed is not None for row in rows) == 2
     from schemas.chain import EVENTS_TYPE

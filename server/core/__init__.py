@@ -1,0 +1,1 @@
+"""What the server decides, apart from how it hears and speaks: pure, no I/O, no clock."""

@@ -1,0 +1,1 @@
+"""What goes out to the doors, and what comes back of it."""
