@@ -1,0 +1,59 @@
+"""What the server says: each message is taken into the trust store, and then acted on.
+
+Others give the acts: the doors what commands and changes of trust do, the TLS identity what a new
+certificate does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Protocol
+
+from schemas.command import Command
+from schemas.enrolment import Certificate
+from schemas.report import DoorReport
+
+Say = Callable[[str, bytes], Awaitable[None]]
+"""Publish an envelope on one of the agent's own channels (`schemas.topics`), like `Link.say`.
+
+Raises ConnectionError while there is no connection.
+"""
+
+
+class Doors(Protocol):
+    """What the link asks of the doors; `edge_agent.commanding` has it."""
+
+    async def execute(self, command: Command) -> None:
+        """Carry out a command, and record `command.executed` or `command.refused`.
+
+        It is verified, of this session and in time, and its counter is durable. Returns after the
+        act. Messages wait meanwhile, so what takes long goes on in a task of its own.
+        """
+
+    async def trust_changed(self) -> None:
+        """Policy, revocations, lockdowns or root changed, and are durable: go by them now.
+
+        Returns once the strikes are where they belong; the receipt is recorded after that.
+        """
+
+    def heartbeat_heard(self) -> None:
+        """A newer heartbeat is durable (`store.state.heartbeat`): freshness may have changed."""
+
+    def reports(self) -> dict[str, DoorReport]:
+        """Each door as it is now, for the report."""
+
+
+class Renewals(Protocol):
+    """What the link asks of the TLS identity; `edge_agent.renewal` has it."""
+
+    @property
+    def certificate_until(self) -> datetime | None:
+        """End of the TLS certificate in use; None without TLS."""
+
+    async def renewed(self, certificate: Certificate) -> None:
+        """Keep a certificate whose signature, audience and time were verified; durable on return.
+
+        Raises a refusal of `schemas.errors`: Replayed or Rollback for one that is not newer than
+        the one in use, UnknownKey for one of another key. `certificate.applied` is recorded after.
+        """
