@@ -1,7 +1,6 @@
-"""What the server says: each message is taken into the trust store, and then acted on.
+"""What the link to the server asks of the parts around it.
 
-Others give the acts: the doors what commands and changes of trust do, the TLS identity what a new
-certificate does.
+The doors carry out commands and go by what changed; the TLS identity takes new certificates.
 """
 
 from __future__ import annotations
