@@ -8,7 +8,7 @@ loses the record of a change, or makes one of a change that did not happen.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,12 +48,24 @@ async def announce(
 
     The caller then wakes the chain's writer with `Pipeline.announced`.
     """
-    if not isinstance(data, EVENT_DATA[name]):
-        raise TypeError(f"{name} has data of type {EVENT_DATA[name].__name__}")
-    body = data.model_dump_json()
-    await connection.execute(
-        insert(announcements).values(name=name, subject=subject, data=body, time_us=now_us)
-    )
+    await announce_all(connection, [(name, subject, data)], now_us)
+
+
+async def announce_all(
+    connection: AsyncConnection, news: Sequence[tuple[str, str, BaseModel]], now_us: int
+) -> None:
+    """As `announce`, for many at once: (name, subject, data) each."""
+    for name, _, data in news:
+        if not isinstance(data, EVENT_DATA[name]):
+            raise TypeError(f"{name} has data of type {EVENT_DATA[name].__name__}")
+    if news:
+        await connection.execute(
+            insert(announcements),
+            [
+                {"name": name, "subject": subject, "data": d.model_dump_json(), "time_us": now_us}
+                for name, subject, d in news
+            ],
+        )
 
 
 async def waiting(db: AsyncEngine, limit: int) -> list[Announcement]:
