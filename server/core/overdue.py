@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 OVERDUE_S = 30.0
-"""An agent that is there confirms within a second; one that takes this long is a risk to be seen."""
+"""An agent that is there confirms within a second: one that takes this long is a risk."""
 
 
 @dataclass(frozen=True)

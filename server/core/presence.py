@@ -12,7 +12,7 @@ from enum import StrEnum
 from schemas.report import OFFLINE_AFTER_S, Report
 
 HINTED_AFTER_S = 4.0
-"""After a broken connection: an agent that is well reconnects and reports within a second or two."""
+"""After a broken connection: an agent that is well comes back and reports within two seconds."""
 
 
 class Change(StrEnum):
