@@ -26,11 +26,15 @@ Direction = Literal["in", "out"]
 
 @dataclass(frozen=True)
 class DoorView:
-    """What the policy says of one door: settings, and each group with a schedule it may use."""
+    """What the policy says of one door: settings, and each group with a schedule it may use.
+
+    While `unlock` is open, a locked door is left free.
+    """
 
     settings: DoorSettings
     zone: ZoneInfo
     rules: Sequence[tuple[str, Schedule]] = ()
+    unlock: Schedule | None = None
 
 
 @dataclass(frozen=True)
