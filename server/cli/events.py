@@ -24,8 +24,9 @@ from server.clock import from_microseconds
 from server.config import ServerConfig
 from server.feed import cursor
 from server.feed.cloudevents import as_json, deliver
+from server.files import write_durably
 from server.ingest.alarms import printable
-from server.site import Site, write_durably
+from server.site import Site
 from server.store.agents import AgentsChanged, event_ring, list_agents
 from server.store.audit import BadPlace, ChainAudit, count_events, list_chains, read_chain
 from server.store.events import (

@@ -18,7 +18,8 @@ from schemas.statement import sign_statement
 from server.cli.console import DEFAULT_SITE_DIR, SiteDir, fail, opened, out, run, the_site
 from server.clock import SystemClock
 from server.config import ServerConfig
-from server.site import Site, SiteError, write_durably
+from server.files import write_durably
+from server.site import Site, SiteError
 from server.store.agents import list_agents
 from server.store.tables import meta
 
