@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -69,23 +69,15 @@ class DoorMode(StrEnum):
     LOCKED_OPEN = "locked_open"
 
 
-class DoorSettings(_Model):
-    """How one door behaves. Times are in seconds unless the name says otherwise."""
+class DoorBehaviour(_Model):
+    """What does not name anything else. Times are in seconds unless the name says otherwise."""
 
-    domain: Name = Field(description="the key domain; by default the door alone")
-    suite: SuiteName
     key_version: int = Field(default=1, ge=1, le=255, description="preferred version")
     accepted_key_versions: tuple[Annotated[int, Field(ge=1, le=255)], ...] = Field(
         default=(), description="older ones in overlap"
     )
     mutual: bool = Field(default=True, description="the reader proves itself to the card first")
     mode: Literal[DoorMode.LOCKED, DoorMode.UNLOCKED, DoorMode.BLOCKED] = DoorMode.LOCKED
-    unlock_schedule: Name | None = Field(
-        default=None, description="while it is open, a locked door is unlocked"
-    )
-    areas: tuple[Name, ...] = Field(
-        default=(), max_length=16, description="where it leads, and every area around that"
-    )
     strike_release_s: float = Field(default=5.0, gt=0, le=120)
     held_prealarm_s: float = Field(default=20.0, gt=0, le=3600, description="open this long warns")
     held_after_s: float = Field(default=30.0, gt=0, le=3600, description="open this long alarms")
@@ -99,10 +91,23 @@ class DoorSettings(_Model):
     )
 
     @model_validator(mode="after")
-    def _prealarm_first(self) -> DoorSettings:
+    def _prealarm_first(self) -> Self:
         if self.held_prealarm_s >= self.held_after_s:
             raise ValueError("held_prealarm_s must be less than held_after_s")
         return self
+
+
+class DoorSettings(DoorBehaviour):
+    """How one door behaves, and what it names."""
+
+    domain: Name = Field(description="the key domain; by default the door alone")
+    suite: SuiteName
+    unlock_schedule: Name | None = Field(
+        default=None, description="while it is open, a locked door is unlocked"
+    )
+    areas: tuple[Name, ...] = Field(
+        default=(), max_length=16, description="where it leads, and every area around that"
+    )
 
 
 class CardState(StrEnum):
