@@ -49,7 +49,7 @@ class AlarmKind(StrEnum):
     """An agent has applied what this server does not know: the server was restored, or forked."""
 
 
-_KINDS: dict[type[SchemaError], AlarmKind] = {
+ALARM_KINDS: dict[type[SchemaError], AlarmKind] = {
     MalformedTopic: AlarmKind.WRONG_TOPIC,
     MalformedEnvelope: AlarmKind.MALFORMED,
     WrongPurpose: AlarmKind.MALFORMED,
@@ -107,7 +107,7 @@ def verify_message(
             return Refusal(AlarmKind.WRONG_TOPIC, opened.holder, detail)
         links = tuple(split_lines(opened.payload, suite.digest))
     except SchemaError as error:
-        return Refusal(_KINDS[type(error)], agent, str(error))
+        return Refusal(ALARM_KINDS[type(error)], agent, str(error))
     refusal = _foreign(links, agent, site)
     if refusal is not None:
         return refusal
