@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal
 
 from schemas.card_chunks import (
@@ -23,6 +24,8 @@ from schemas.policy import PolicyCard
 from schemas.revocation import Digest
 
 Levels = Literal[1, 2]
+Place = tuple[str, str]
+"""The two slots of a card, whether or not the tree has two levels."""
 Read = Callable[[str], bytes]
 """The body of a chunk of the tree, by its digest."""
 
@@ -59,7 +62,7 @@ def grow(lines: Iterable[bytes], before: int | None, digest: Digest) -> Tree:
 
     Raises PolicyTooLarge.
     """
-    leaves: defaultdict[tuple[str, str], list[bytes]] = defaultdict(list)
+    leaves: defaultdict[Place, list[bytes]] = defaultdict(list)
     count = 0
     for line in lines:
         leaves[slots(_card(line))].append(line)
@@ -82,34 +85,36 @@ def grow(lines: Iterable[bytes], before: int | None, digest: Digest) -> Tree:
     return Tree(2, top, count, bodies.named)
 
 
-def change(tree: Tree, cards: Mapping[str, bytes | None], read: Read, digest: Digest) -> Tree:
-    """The tree with these cards' lines in place of what it says of them; None: not in it any more.
+def change(tree: Tree, places: Mapping[Place, Iterable[bytes]], read: Read, digest: Digest) -> Tree:
+    """The tree with these lines as all there are at these places.
 
-    Reads and writes only the leaves these cards are in and the indexes above, unless the number of
+    Reads and writes only the leaves of these places and the indexes above, unless the number of
     levels changes. Raises PolicyTooLarge.
     """
     bodies = _Bodies(digest)
     top, count, fits = dict(tree.top), tree.cards, True
-    for first, in_first in _by_slot(cards, 0).items():
-        named = top if tree.levels == 1 else (read_index(read(top[first])) if first in top else {})
-        below = {first: in_first} if tree.levels == 1 else _by_slot(in_first, 1)
-        for slot, in_leaf in below.items():
-            lines = _lines_by_card(read(named[slot])) if slot in named else {}
-            count -= len(lines)
-            lines = {c: l for c, l in (lines | in_leaf).items() if l is not None}
-            count += len(lines)
-            fits = fits and _fits(lines.values())
-            _name(named, slot, bodies.add_leaf(lines.values()) if lines else None)
+    by_first: defaultdict[str, dict[str, Iterable[bytes]]] = defaultdict(dict)
+    for (first, second), lines in places.items():
+        by_first[first][second] = lines
+    for first, seconds in by_first.items():
+        if tree.levels == 1:
+            leaves, targets = top, {first: seconds}
+        else:
+            leaves = read_index(read(top[first])) if first in top else {}
+            targets = {second: {second: lines} for second, lines in seconds.items()}
+        for slot, replaced in targets.items():
+            before = read(leaves[slot]).splitlines(keepends=True) if slot in leaves else []
+            after = [each for each in before if slots(_card(each))[1] not in replaced]
+            after += chain.from_iterable(replaced.values())
+            count += len(after) - len(before)
+            fits = fits and _fits(after)
+            _name(leaves, slot, bodies.add_leaf(after) if after else None)
         if tree.levels == 2:
-            _name(top, first, bodies.add(write_index(named)) if named else None)
+            _name(top, first, bodies.add(write_index(leaves)) if leaves else None)
     changed = Tree(tree.levels, dict(sorted(top.items())), count, bodies.named)
     if fits and levels_for(count, tree.levels) == tree.levels:
         return changed
-
-    def read_changed(name: str) -> bytes:
-        return bodies.named.get(name) or read(name)
-
-    return grow(all_lines(changed, read_changed), tree.levels, digest)
+    return grow(all_lines(changed, lambda n: bodies.named.get(n) or read(n)), tree.levels, digest)
 
 
 def all_lines(tree: Tree, read: Read) -> Iterator[bytes]:
@@ -146,17 +151,6 @@ class _Bodies:
 
 def _card(line: bytes) -> str:
     return line[_ID].decode()
-
-
-def _lines_by_card(leaf: bytes) -> dict[str, bytes | None]:
-    return {_card(line): line for line in leaf.splitlines(keepends=True)}
-
-
-def _by_slot(cards: Mapping[str, bytes | None], level: int) -> dict[str, dict[str, bytes | None]]:
-    sorted_out: defaultdict[str, dict[str, bytes | None]] = defaultdict(dict)
-    for card, line in cards.items():
-        sorted_out[slots(card)[level]][card] = line
-    return sorted_out
 
 
 def _name(names: dict[str, str], slot: str, name: str | None) -> None:
