@@ -1,11 +1,11 @@
-"""What the server has told its agents: the revocation log, lockdowns, and counters never to reuse.
+"""What the server has told its agents: policies, the revocation log, lockdowns, used counters.
 
 Portable between SQLite and PostgreSQL; v0004 makes the same ones.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, String, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, String, Table, Text
 
 from server.store.tables import metadata
 
@@ -58,3 +58,28 @@ command_counters = Table(
     Column("agent", String(63), primary_key=True),
     Column("counter", BigInteger, nullable=False),
 )
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("agent", String(63), primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", String(64), nullable=False),
+    Column("content", String(64), nullable=False),
+    Column("scope", String(64), nullable=False),
+    Column("cards", Integer, nullable=False),
+    Column("issued_us", BigInteger, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+)
+"""The newest policy of each agent, and the one it has applied, as signed. `content` is the digest
+of all that does not change from version to version; `scope` that of the groups and key domains by
+which cards were chosen."""
+
+policy_chunks = Table(
+    "policy_chunks",
+    metadata,
+    Column("agent", String(63), primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+)
+"""What those policies name, and nothing else: what stands here is what the agent may read."""

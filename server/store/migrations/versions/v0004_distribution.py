@@ -62,3 +62,22 @@ def upgrade() -> None:
         sa.Column("counter", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("agent", name="pk_command_counters"),
     )
+    op.create_table(
+        "policies",
+        sa.Column("agent", sa.String(63), nullable=False),
+        sa.Column("version", sa.BigInteger, nullable=False),
+        sa.Column("hash", sa.String(64), nullable=False),
+        sa.Column("content", sa.String(64), nullable=False),
+        sa.Column("scope", sa.String(64), nullable=False),
+        sa.Column("cards", sa.Integer, nullable=False),
+        sa.Column("issued_us", sa.BigInteger, nullable=False),
+        sa.Column("envelope", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("agent", "version", name="pk_policies"),
+    )
+    op.create_table(
+        "policy_chunks",
+        sa.Column("agent", sa.String(63), nullable=False),
+        sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("body", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("agent", "digest", name="pk_policy_chunks"),
+    )
