@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -11,6 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from schemas.suites import Suite
 from server.clock import Clock, SystemClock
 from server.feed.hub import Hub
+
+if TYPE_CHECKING:  # they know of LinkStatus
+    from server.distribution.commands import Commands
+    from server.distribution.convergence import Convergence
+    from server.distribution.lockdowns import Lockdowns
+    from server.distribution.policies import Policies
+    from server.distribution.presence import Presence
+    from server.distribution.revocations import Revocations
+    from server.site import Site
 
 
 @dataclass
@@ -35,3 +46,17 @@ class ServerState:
     link: LinkStatus
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     clock: Clock = field(default_factory=SystemClock)
+
+    # What distributes trust, policy and commands; set by `server.app` before anything is served.
+    the_site: Site = field(init=False)
+    environ: Mapping[str, str] = field(init=False)
+    presence: Presence = field(init=False)
+    policies: Policies = field(init=False)
+    revocations: Revocations = field(init=False)
+    lockdowns: Lockdowns = field(init=False)
+    commands: Commands = field(init=False)
+    convergence: Convergence = field(init=False)
+    announced: Callable[[], None] = field(init=False)
+    """Wakes the writer of the server's own events: call it after a commit that announced."""
+    served_doors: Callable[[], Awaitable[list[tuple[str, str]]]] = field(init=False)
+    """All doors of the model, each with the agent that serves it."""
