@@ -1,0 +1,257 @@
+"""What a policy is compiled from: the doors of an agent, and the cards that matter to them.
+
+Read all of it in one transaction: the revision then names what was read. `touched_since` says which
+agents a later change may have altered, and at which slots of their cards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Select, delete, or_, select, union
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schemas.policy import CardState, DoorBehaviour, DoorSettings, PolicyCard, Rule, Schedule
+from schemas.suites import SuiteName
+from server.clock import from_microseconds
+from server.model.paths import areas_around, rule_door_pairs
+from server.model.times import read_schedules
+from server.store.model_tables import (
+    bindings,
+    cards,
+    doors,
+    memberships,
+    model_state,
+    persons,
+    rules,
+    touched,
+)
+
+SLOTS = 4096
+STRUCTURE_ONLY = -1
+_SLOTS_AT_ONCE = 256
+"""Of 600,000 cards, some 37,500 are in memory at a time."""
+
+
+@dataclass(frozen=True)
+class AgentModel:
+    """All that an agent's policy says but for the cards. `groups` are those its rules name."""
+
+    agent: str
+    timezone: str
+    doors: Mapping[str, DoorSettings]
+    schedules: Mapping[str, Schedule]
+    rules: tuple[Rule, ...]
+    groups: frozenset[str]
+    domains: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What changes up to `revision` may have altered.
+
+    `agents`: agent -> slots (0 to 4095) whose cards to look at again; None: all of them. Doors,
+    rules and schedules are to be looked at again in every case. `everyone`: all agents, all cards.
+    """
+
+    revision: int
+    everyone: bool
+    agents: Mapping[str, frozenset[int] | None]
+
+
+async def model_revision(connection: AsyncConnection) -> int:
+    """The revision of the newest change; 0: nothing was ever described."""
+    return int(await connection.scalar(select(model_state.c.revision)) or 0)
+
+
+async def agents_with_doors(connection: AsyncConnection) -> list[str]:
+    """Every agent that has a door, by name."""
+    query = select(doors.c.agent).where(doors.c.agent.is_not(None)).distinct()
+    return list(await connection.scalars(query.order_by(doors.c.agent)))
+
+
+async def touched_since(connection: AsyncConnection, revision: int) -> Touched:
+    """What was changed after `revision`."""
+    newest = await model_revision(connection)
+    query = select(touched.c.agent, touched.c.slot).where(touched.c.revision > revision).distinct()
+    agents: dict[str, set[int] | None] = {}
+    for agent, slot in await connection.execute(query):
+        if agent is None:
+            return Touched(newest, True, {})
+        if slot is None:
+            agents[agent] = None
+            continue
+        slots = agents.setdefault(agent, set())
+        if slots is not None and slot != STRUCTURE_ONLY:
+            slots.add(slot)
+    fixed = {a: None if slots is None else frozenset(slots) for a, slots in agents.items()}
+    return Touched(newest, False, fixed)
+
+
+async def forget_touched(connection: AsyncConnection, revision: int) -> None:
+    """The policies of all changes up to `revision` are made: they need not be told again."""
+    await connection.execute(delete(touched).where(touched.c.revision <= revision))
+
+
+async def read_agent(
+    connection: AsyncConnection, agent: str, suite: SuiteName
+) -> AgentModel | None:
+    """The agent's doors and what they name; None if it has no door. `suite`: the site's."""
+    rows = (
+        await connection.execute(select(doors).where(doors.c.agent == agent).order_by(doors.c.id))
+    ).all()
+    if not rows:
+        return None
+    around = await areas_around(connection)
+    settings = {row.id: _settings(row, suite, around) for row in rows}
+    pairs = rule_door_pairs()
+    named = await connection.execute(
+        select(rules.c.id, rules.c.group, rules.c.schedule, pairs.c.door)
+        .join(pairs, pairs.c.rule == rules.c.id)
+        .where(pairs.c.door.in_(settings))
+        .order_by(rules.c.id, pairs.c.door)
+    )
+    of_rule: dict[str, tuple[str, str, list[str]]] = {}
+    for rule, group, schedule, door in named:
+        of_rule.setdefault(rule, (group, schedule, []))[2].append(door)
+    made = tuple(
+        Rule(group=group, schedule=schedule, doors=tuple(of))
+        for group, schedule, of in of_rule.values()
+    )
+    wanted = {rule.schedule for rule in made}
+    wanted |= {door.unlock_schedule for door in settings.values() if door.unlock_schedule}
+    return AgentModel(
+        agent=agent,
+        timezone=str(await connection.scalar(select(model_state.c.timezone))),
+        doors=settings,
+        schedules=await read_schedules(connection, wanted),
+        rules=made,
+        groups=frozenset(rule.group for rule in made),
+        domains=frozenset(door.domain for door in settings.values()),
+    )
+
+
+async def read_cards(
+    connection: AsyncConnection, agent: AgentModel, slots: Collection[int] | None = None
+) -> AsyncIterator[tuple[int, list[PolicyCard]]]:
+    """The cards that matter to the agent: slot and its cards, both in order; empty slots too.
+
+    A card matters if it is bound in a domain of one of the agent's doors, or if its holder is in a
+    group of one of its rules. It comes with those groups and domains alone, and the validity both
+    it and its holder have. `slots`: these alone; all 4,096 if not given.
+    """
+    wanted = sorted(range(SLOTS) if slots is None else set(slots))
+    for start in range(0, len(wanted), _SLOTS_AT_ONCE):
+        some = wanted[start : start + _SLOTS_AT_ONCE]
+        found = await _cards(connection, agent, some)
+        for slot in some:
+            yield slot, found.get(slot, [])
+
+
+async def _cards(
+    connection: AsyncConnection, agent: AgentModel, slots: Sequence[int]
+) -> dict[int, list[PolicyCard]]:
+    here = _in_slots(slots)
+    in_groups = (
+        select(memberships.c.person, memberships.c.group, memberships.c.until_us)
+        .join(cards, cards.c.person == memberships.c.person)
+        .where(here, memberships.c.group.in_(agent.groups))
+        .distinct()
+    )
+    groups: dict[str, list[tuple[str, int | None]]] = {}
+    for person, group, until_us in await connection.execute(in_groups):
+        groups.setdefault(person, []).append((group, until_us))
+    bound = (
+        select(bindings.c.card, bindings.c.domain)
+        .join(cards, cards.c.id == bindings.c.card)
+        .where(here, bindings.c.domain.in_(agent.domains))
+    )
+    domains: dict[str, list[str]] = {}
+    for card, domain in await connection.execute(bound):
+        domains.setdefault(card, []).append(domain)
+    found: dict[int, list[PolicyCard]] = {}
+    for row in await connection.execute(_relevant(agent).where(here).order_by(cards.c.id)):
+        card = _policy_card(row, sorted(groups.get(row.person, ())), domains.get(row.id, ()))
+        found.setdefault(row.slot, []).append(card)
+    return found
+
+
+def _in_slots(slots: Sequence[int]) -> ColumnElement[bool]:
+    if len(slots) == slots[-1] - slots[0] + 1:
+        return cards.c.slot.between(slots[0], slots[-1])
+    return cards.c.slot.in_(slots)
+
+
+def _relevant(agent: AgentModel) -> Select[Any]:
+    bound = select(bindings.c.card).where(bindings.c.domain.in_(agent.domains))
+    members = select(memberships.c.person).where(memberships.c.group.in_(agent.groups))
+    return (
+        select(
+            cards,
+            persons.c.valid_from_us.label("person_from_us"),
+            persons.c.valid_until_us.label("person_until_us"),
+            persons.c.cleared.label("person_cleared"),
+        )
+        .join(persons, persons.c.id == cards.c.person)
+        .where(or_(cards.c.id.in_(bound), cards.c.person.in_(members)))
+    )
+
+
+def _policy_card(
+    row: Row[Any], groups: Sequence[tuple[str, int | None]], domains: Collection[str]
+) -> PolicyCard:
+    starts = [us for us in (row.valid_from_us, row.person_from_us) if us is not None]
+    ends = [us for us in (row.valid_until_us, row.person_until_us) if us is not None]
+    return PolicyCard(
+        card=row.id,
+        person=row.person,
+        groups=tuple(group for group, _ in groups),
+        group_ends={g: from_microseconds(us) for g, us in groups if us is not None},
+        domains=tuple(sorted(domains)),
+        state=CardState(row.state),
+        valid_from=from_microseconds(max(starts)) if starts else None,
+        valid_until=from_microseconds(min(ends)) if ends else None,
+        offline=row.offline,
+        card_cleared=row.cleared,
+        person_cleared=row.person_cleared,
+    )
+
+
+def _settings(
+    row: Row[Any], suite: SuiteName, around: Mapping[str, tuple[str, ...]]
+) -> DoorSettings:
+    behaviour = DoorBehaviour.model_validate_json(row.behaviour)
+    return DoorSettings(
+        **behaviour.model_dump(),
+        domain=row.domain,
+        suite=row.suite or suite,
+        unlock_schedule=row.unlock_schedule,
+        areas=around[row.area] if row.area else (),
+    )
+
+
+async def agents_of_cards(
+    connection: AsyncConnection, of: ColumnElement[bool]
+) -> dict[str, set[int]]:
+    """Agent -> slots of the cards `of` that matter to it. `of` is a condition on `cards`."""
+    by_domain = (
+        select(doors.c.agent, cards.c.slot)
+        .join(bindings, bindings.c.domain == doors.c.domain)
+        .join(cards, cards.c.id == bindings.c.card)
+    )
+    pairs = rule_door_pairs()
+    by_group = (
+        select(doors.c.agent, cards.c.slot)
+        .join(pairs, pairs.c.door == doors.c.id)
+        .join(rules, rules.c.id == pairs.c.rule)
+        .join(memberships, memberships.c.group == rules.c.group)
+        .join(cards, cards.c.person == memberships.c.person)
+    )
+    named = doors.c.agent.is_not(None)
+    both = union(by_domain.where(named, of), by_group.where(named, of))
+    found: dict[str, set[int]] = {}
+    for agent, slot in await connection.execute(both):
+        found.setdefault(agent, set()).add(slot)
+    return found
