@@ -84,9 +84,10 @@ class PcscReader:
         connection, entered, self._given = found  # set here: a card that was never handed over
         return PcscCardChannel(self, connection, entered)  # because of a cancellation comes again
 
-    async def feedback(self, feedback: Feedback) -> None:
+    async def feedback(self, feedback: Feedback) -> bool:
         """Log it: PC/SC readers show nothing that all of them understand."""
         log.debug("reader_feedback", reader=self._name, feedback=feedback.value)
+        return False
 
     async def close(self) -> None:
         """Release the card and pcscd, and end the thread."""

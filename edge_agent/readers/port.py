@@ -22,6 +22,8 @@ class Feedback(StrEnum):
     BOUND = "bound"
     TRY_AGAIN = "try_again"
     ERROR = "error"
+    IDENTIFY = "identify"
+    """Blink and beep: someone in front of it looks for the door that a command named."""
 
 
 class CardChannel(Protocol):
@@ -44,8 +46,8 @@ class Reader(Protocol):
         Raises ReaderUnavailable; asking again is how to recover.
         """
 
-    async def feedback(self, feedback: Feedback) -> None:
-        """Show the outcome, where the reader can. Never raises."""
+    async def feedback(self, feedback: Feedback) -> bool:
+        """Show it, where the reader can; whether it can. Never raises."""
 
     async def close(self) -> None:
         """Let go of the reader. A waiting `next_card` must have been cancelled before."""

@@ -78,9 +78,10 @@ class VirtualReader:
                 self._new.clear()
                 return self._in_field
 
-    async def feedback(self, feedback: Feedback) -> None:
+    async def feedback(self, feedback: Feedback) -> bool:
         """Tell whoever listens."""
         self._on_feedback(feedback)
+        return True
 
     async def close(self) -> None:
         """Take the card away."""

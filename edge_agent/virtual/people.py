@@ -32,6 +32,8 @@ class Doorway:
         self._gone = asyncio.Event()
         self.released = False
         """The strike, as last heard."""
+        self.identified = asyncio.Event()
+        """Set when a reader blinks for whoever looks for this door."""
 
     async def is_open(self) -> bool:
         """Whether an agent listens there and serves this door."""
@@ -118,6 +120,8 @@ class Doorway:
                     self._say({"remove": True})
                 else:
                     self._say({"response": response.hex()})
+            case {"feedback": "identify", "door": self._door}:
+                self.identified.set()  # and no answer to a card
             case {"feedback": str(feedback), "door": self._door}:
                 if self._outcome is not None and not self._outcome.done():
                     self._outcome.set_result(feedback)
