@@ -47,6 +47,8 @@ class AlarmKind(StrEnum):
     RECEIPT_MISMATCH = "receipt_mismatch"
     STATE_BEHIND = "state_behind"
     """An agent has applied what this server does not know: the server was restored, or forked."""
+    REVOCATION_LOG_BEHIND = "revocation_log_behind"
+    """The same for the revocation log, which goes on above what the agent has."""
 
 
 ALARM_KINDS: dict[type[SchemaError], AlarmKind] = {
