@@ -3,8 +3,14 @@
     step(state, input, now_s) -> (state, outputs)
 
 Times are monotonic seconds that the caller passes in; `next_deadline` says when it wants a `Tick`.
-The strike is released only within the release time of a grant or an exit request, or while the
-policy leaves the door unlocked. Starting up and changing nothing gives no pulse and no event.
+The strike is released only within the release time of a grant, a command or an exit request, or
+while the mode leaves the door unlocked. Starting up and changing nothing gives no pulse and no
+event.
+
+Which mode is in force, and why, is decided elsewhere (`core.door_mode`) and told by `ModeSet`.
+Whatever it is, an exit request releases the strike, and a release for someone who leaves runs to
+its end. A lockdown ends a release for someone who enters at once: locking a strike moves no leaf,
+so nobody in the opening is hurt or held.
 """
 
 from __future__ import annotations
@@ -15,7 +21,14 @@ from typing import Any, Literal
 from schemas.policy import DoorMode, DoorSettings
 
 Contact = Literal["open", "closed", "fault", "unknown"]
-After = Literal["access", "rex", "mode", "nothing"]
+Release = Literal["access", "rex", "command"]
+"""What a timed release was for."""
+After = Release | Literal["mode", "nothing"]
+Cause = Literal["policy", "command", "lockdown", "schedule"]
+"""What changed the mode, other than the releases that come and go by themselves."""
+
+SHUT = frozenset({DoorMode.BLOCKED, DoorMode.LOCKED_DOWN})
+"""Modes in which no command lets anybody in, and no grant from before them."""
 
 LATE_OPENING_S = 0.5
 """A door that was on its way when the strike relocked is not forced: contacts are debounced."""
@@ -37,6 +50,15 @@ class Granted:
     """A decision let someone pass."""
 
     grant: Grant
+    asked_s: float
+    """When the card was held up: a mode that shut the door after that counts for more."""
+    leaving: bool = False
+    """The reader is on the inside."""
+
+
+@dataclass(frozen=True)
+class Pulsed:
+    """An operator lets someone pass. A door that is shut does not heed it."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +77,12 @@ class ContactClosed:
 
 
 @dataclass(frozen=True)
-class IoFault:
-    """The door's hardware can't be read or driven."""
-
-    detail: str
-
-
-@dataclass(frozen=True)
-class IoRecovered:
-    """The hardware works again, and shows this."""
-
-    contact: Contact
-
-
-@dataclass(frozen=True)
-class SettingsChanged:
-    """A policy was applied."""
+class ModeSet:
+    """The settings and the mode in force now, and where a change of mode comes from."""
 
     settings: DoorSettings
+    mode: DoorMode
+    cause: Cause
 
 
 @dataclass(frozen=True)
@@ -80,9 +90,9 @@ class Tick:
     """Time has passed."""
 
 
-DoorInput = ContactOpened | ContactClosed | RexPressed | IoFault | IoRecovered
-"""What door hardware can say."""
-Input = DoorInput | Granted | SettingsChanged | Tick
+DoorInput = ContactOpened | ContactClosed | RexPressed
+"""What door hardware can say. Hardware that fails raises OSError instead."""
+Input = DoorInput | Granted | Pulsed | ModeSet | Tick
 
 
 @dataclass(frozen=True)
@@ -109,46 +119,57 @@ class DoorState:
     """Where the door stands. Make one with `initial`."""
 
     settings: DoorSettings
+    set_mode: DoorMode
+    """The mode in force, but for a timed release."""
     contact: Contact
     released: bool = False
     released_until_s: float | None = None
     """When a timed release ends; None while there is none."""
-    released_by: Literal["access", "rex"] | None = None
+    released_by: Release | None = None
+    exit_until_s: float = float("-inf")
+    """Until when the release is, also, for someone who leaves."""
+    shut_since_s: float = float("-inf")
+    """When the door was last blocked or locked down."""
     pending: tuple[Grant, ...] = ()
     """Grants that no opening has answered yet."""
     excused_until_s: float = float("-inf")
     """An opening before this is `excused_by`'s, even if the strike has relocked."""
-    excused_by: Literal["access", "rex"] = "access"
+    excused_by: Release = "access"
     open_since_s: float | None = None
     held_from_s: float | None = None
     """From when the open time counts: the opening, or the last grant while open."""
     prealarm: bool = False
     held: bool = False
     forced: bool = False
-    fault: str | None = None
 
     @property
     def mode(self) -> DoorMode:
         """The ONVIF door mode now."""
         timed = self.released_until_s is not None and not self.unlocked
-        return DoorMode.ACCESSED if timed else self.settings.mode
+        return DoorMode.ACCESSED if timed else self.set_mode
 
     @property
     def unlocked(self) -> bool:
-        """Whether the policy leaves the door free."""
-        return self.settings.mode is DoorMode.UNLOCKED
+        """Whether the mode leaves the door free."""
+        return self.set_mode is DoorMode.UNLOCKED
+
+    @property
+    def shut(self) -> bool:
+        """Whether the door is blocked or locked down. It lets out all the same."""
+        return self.set_mode in SHUT
 
 
 Step = tuple[DoorState, list[Output]]
 
 
-def initial(settings: DoorSettings, contact: Contact, now_s: float) -> Step:
-    """The door as it is found: no event, and the strike moves only if the policy unlocks it."""
+def initial(settings: DoorSettings, mode: DoorMode, contact: Contact, now_s: float) -> Step:
+    """The door as it is found: no event, and the strike moves only if the mode is unlocked."""
     is_open = contact == "open"
     state = DoorState(
         settings,
+        mode,
         contact,
-        released=settings.mode is DoorMode.UNLOCKED,
+        released=mode is DoorMode.UNLOCKED,
         open_since_s=now_s if is_open else None,
         held_from_s=now_s if is_open else None,
     )
@@ -159,20 +180,18 @@ def step(state: DoorState, input: Input, now_s: float) -> Step:
     """What the input makes of the door. Deadlines that have passed are handled first."""
     state, outputs = _tick(state, now_s)
     match input:
-        case Granted(grant):
-            state, more = _granted(state, grant, now_s)
+        case Granted():
+            state, more = _granted(state, input, now_s)
+        case Pulsed():
+            state, more = (state, []) if state.shut else _let_pass(state, "command", now_s)
         case RexPressed():
             state, more = _rex(state, now_s)
         case ContactOpened():
             state, more = _opened(state, now_s)
         case ContactClosed():
             state, more = _closed(state, now_s)
-        case IoFault(detail):
-            state, more = _fault(state, detail)
-        case IoRecovered(contact):
-            state, more = _recovered(state, contact, now_s)
-        case SettingsChanged(settings):
-            state, more = _settings(state, settings, now_s)
+        case ModeSet():
+            state, more = _mode_set(state, input, now_s)
         case Tick():
             more = []
     return state, outputs + more
@@ -192,9 +211,8 @@ def next_deadline(state: DoorState) -> float | None:
 def _tick(state: DoorState, now_s: float) -> Step:
     outputs: list[Output] = []
     if state.released_until_s is not None and now_s >= state.released_until_s:
-        if state.contact == "closed":  # else nobody can say whether the door was opened
-            outputs += [_outcome("access.not_taken", grant) for grant in state.pending]
-        state, relocked = _relock(replace(state, pending=()))
+        state, outputs = _give_up(state)
+        state, relocked = _relock(state)
         outputs += relocked
     held_from_s = state.held_from_s
     if held_from_s is not None and not state.unlocked and state.contact == "open":
@@ -208,10 +226,15 @@ def _tick(state: DoorState, now_s: float) -> Step:
     return state, outputs
 
 
-def _granted(state: DoorState, grant: Grant, now_s: float) -> Step:
-    state, outputs = _release(state, "access", now_s)
+def _granted(state: DoorState, granted: Granted, now_s: float) -> Step:
+    grant = granted.grant
+    if state.shut and not granted.leaving and granted.asked_s < state.shut_since_s:
+        return state, [_outcome("access.not_taken", grant)]
+    state, outputs = _let_pass(state, "access", now_s)
+    if granted.leaving:
+        state = replace(state, exit_until_s=now_s + state.settings.strike_release_s)
     if state.contact == "open":  # the way is free already: nothing more will be seen of this pass
-        return replace(state, held_from_s=now_s), [*outputs, _outcome("access.taken", grant)]
+        return state, [*outputs, _outcome("access.taken", grant)]
     pending = (*state.pending, grant)
     if len(pending) > MOST_PENDING:
         outputs.append(_outcome("access.not_taken", pending[0]))
@@ -221,17 +244,24 @@ def _granted(state: DoorState, grant: Grant, now_s: float) -> Step:
 
 def _rex(state: DoorState, now_s: float) -> Step:
     pressed = Emit("rex.pressed", {})
+    until_s = now_s + state.settings.strike_release_s
     if not state.settings.rex_releases:  # the button's own wire frees the door; we only know of it
-        until_s = now_s + state.settings.strike_release_s
         return replace(state, excused_until_s=until_s, excused_by="rex"), [pressed]
-    state, outputs = _release(state, "rex", now_s)
+    state, outputs = _let_pass(state, "rex", now_s)
+    return replace(state, exit_until_s=until_s), [pressed, *outputs]
+
+
+def _let_pass(state: DoorState, by: Release, now_s: float) -> Step:
+    state, outputs = _release(state, by, now_s)
     if state.contact == "open":
         state = replace(state, held_from_s=now_s)
-    return state, [pressed, *outputs]
+    return state, outputs
 
 
-def _release(state: DoorState, by: Literal["access", "rex"], now_s: float) -> Step:
+def _release(state: DoorState, by: Release, now_s: float) -> Step:
     until_s = now_s + state.settings.strike_release_s
+    if state.released_until_s is not None:  # settings may have changed: it is never cut short
+        until_s = max(until_s, state.released_until_s)
     outputs: list[Output] = []
     if not state.released:
         outputs.append(SetStrike(True))
@@ -249,21 +279,31 @@ def _release(state: DoorState, by: Literal["access", "rex"], now_s: float) -> St
 
 
 def _relock(state: DoorState) -> Step:
-    """End a timed release: back to the mode that the policy sets."""
+    """End a timed release: back to the mode in force."""
     if state.released_until_s is None:
         return state, []
-    state = replace(state, released_until_s=None, released_by=None)
+    state = _without_release(state)
     if state.unlocked:
         return state, []
-    changed = Emit("door.mode_changed", {"mode": state.settings.mode, "cause": "relock"})
+    changed = Emit("door.mode_changed", {"mode": state.set_mode, "cause": "relock"})
     return replace(state, released=False), [SetStrike(False), changed]
+
+
+def _without_release(state: DoorState) -> DoorState:
+    return replace(state, released_until_s=None, released_by=None, exit_until_s=float("-inf"))
+
+
+def _give_up(state: DoorState) -> Step:
+    """Nobody will pass on the grants that still wait."""
+    outputs: list[Output] = []
+    if state.contact == "closed":  # else nobody can say whether the door was opened
+        outputs += [_outcome("access.not_taken", grant) for grant in state.pending]
+    return replace(state, pending=()), outputs
 
 
 def _opened(state: DoorState, now_s: float) -> Step:
     if state.contact == "open":
         return state, []
-    if state.open_since_s is not None:  # it was open before a fault and still is
-        return replace(state, contact="open"), []
     after = _excuse(state, now_s)
     taken = [_outcome("access.taken", grant) for grant in state.pending]
     outputs: list[Output] = [Emit("door.opened", {"after": after}), *taken]
@@ -317,45 +357,37 @@ def _clear_alarms(state: DoorState, now_s: float) -> Step:
     return replace(state, forced=False, held=False, prealarm=False), outputs
 
 
-def _fault(state: DoorState, detail: str) -> Step:
-    if state.fault is not None:
-        return state, []
-    state = replace(state, contact="fault", fault=detail)
-    return state, [Emit("door.fault", {"detail": detail})]
-
-
-def _recovered(state: DoorState, contact: Contact, now_s: float) -> Step:
-    if state.fault is None:
-        return state, []
-    outputs: list[Output] = [Emit("door.fault.cleared", {"detail": state.fault})]
-    state = replace(state, fault=None, contact="unknown")
-    # The drive may have lost the strike's state with the fault: say it again.
-    outputs.append(SetStrike(state.released))
-    more: list[Output] = []
-    if contact == "closed":
-        state, more = _closed(state, now_s)
-    elif contact == "open":
-        state, more = _opened(state, now_s)
-    return state, outputs + more
-
-
-def _settings(state: DoorState, settings: DoorSettings, now_s: float) -> Step:
-    before, state = state, replace(state, settings=settings)
-    if before.settings.mode is settings.mode:
+def _mode_set(state: DoorState, told: ModeSet, now_s: float) -> Step:
+    before, state = state, replace(state, settings=told.settings, set_mode=told.mode)
+    if before.set_mode is told.mode:
         return state, []
     outputs: list[Output] = []
+    if state.shut:
+        state = replace(state, shut_since_s=now_s)
+    if told.mode is DoorMode.LOCKED_DOWN:
+        state, outputs = _end_entry(state, now_s)
     released = state.unlocked or state.released_until_s is not None
     if released is not state.released:
         state = replace(state, released=released)
         outputs.append(SetStrike(released))
     if state.mode is not before.mode:
-        outputs.append(Emit("door.mode_changed", {"mode": state.mode, "cause": "policy"}))
+        outputs.append(Emit("door.mode_changed", {"mode": state.mode, "cause": told.cause}))
     if state.unlocked:  # a door that is left free may stand open
         state, cleared = _clear_alarms(state, now_s)
         outputs += cleared
-    elif state.open_since_s is not None:
+    elif before.unlocked and state.open_since_s is not None:
         state = replace(state, held_from_s=now_s)
     return state, outputs
+
+
+def _end_entry(state: DoorState, now_s: float) -> Step:
+    """Nobody comes in by a release from before a lockdown; who leaves by one still does."""
+    if state.released_until_s is None:
+        return state, []
+    if state.exit_until_s > now_s:
+        return replace(state, released_until_s=state.exit_until_s), []
+    excused_until_s = min(state.excused_until_s, now_s + LATE_OPENING_S)
+    return _give_up(replace(_without_release(state), excused_until_s=excused_until_s))
 
 
 def _outcome(name: str, grant: Grant) -> Emit:

@@ -1,7 +1,7 @@
 """In which mode a door is: what is stronger comes first.
 
-Lockdown > an operator's override > what the policy says (its unlock schedule, its mode). What leaves
-a door free needs a time that is right and a policy that is fresh; what shuts it needs neither.
+Lockdown > an operator's override > what the policy says (its unlock schedule, its mode). What
+leaves a door free needs a time that is right and a policy that is fresh; what shuts it, neither.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def exempt_groups(
     exempt: frozenset[str] | None = None
     for lockdown in lockdowns:
         if lockdown.covers(site, door, within):
-            exempt = frozenset(lockdown.exempt) & (lockdown.exempt if exempt is None else exempt)
+            groups = frozenset(lockdown.exempt)
+            exempt = groups if exempt is None else exempt & groups
     return exempt
 
 

@@ -1,0 +1,146 @@
+"""What an agent believes, as a value, and how what comes is held against it.
+
+The rules themselves are in `trusted_state` and `trusted_log`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from schemas.envelope import KeyRing, unverified_payload
+from schemas.errors import Equivocation, FastForward, Rollback, WrongAudience
+from schemas.heartbeat import Heartbeat
+from schemas.lockdown import Lockdowns
+from schemas.policy import Policy
+from schemas.revocation import Revocation, RevocationSnapshot
+from schemas.root import RoleName, Root
+from schemas.statement import S, Statement, open_statement, payload_type
+from schemas.suites import suite
+from schemas.versions import MAX_LEAP, LogHead, Version
+
+MAX_STATEMENT_BYTES = 192 * 1024
+"""The largest is a policy: its doors, schedules, rules and up to 64 digests."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedState:
+    """All that binds what may come next. Make the first with `pinned`."""
+
+    root: Root
+    ring: KeyRing = field(compare=False, repr=False)
+    """The root's keys, taken out once: that costs more than a signature."""
+    heartbeat: Heartbeat | None = None
+    policy: Policy | None = None
+    """The one in force."""
+    policy_hash: str | None = None
+    revocation: LogHead = field(default_factory=LogHead)
+    lockdowns: Lockdowns | None = None
+    command: int = 0
+    """Counter of the last command that was taken."""
+    key_floors: Mapping[str, int] = field(default_factory=dict)
+    """Key domain -> lowest version that counts: the highest any heartbeat said."""
+    renewed: frozenset[RoleName] = frozenset()
+    """Roles with new keys that have not spoken since."""
+
+    @classmethod
+    def pinned(cls, root: Root) -> TrustedState:
+        """What an agent believes that knows the root document alone.
+
+        Raises SchemaError if its keys are malformed.
+        """
+        return cls(root, root.key_ring())
+
+    def digest(self, data: bytes) -> str:
+        """The hash of the site's suite, in hex."""
+        return suite(self.root.suite).digest(data).hex()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A policy that may come into force once its chunks are there."""
+
+    policy: Policy
+    hash: str
+
+    @property
+    def version(self) -> Version:
+        """As a heartbeat names it."""
+        return Version(version=self.policy.counter, hash=self.hash)
+
+
+_TO_ALL = (Revocation, RevocationSnapshot, Lockdowns)
+"""What may be for everyone. The rest is one agent's own."""
+
+
+def opened(state: TrustedState, envelope: bytes, model: type[S], agent: str, now: datetime) -> S:
+    statement = open_statement(
+        envelope,
+        model,
+        state.ring,
+        site=state.root.site,
+        audience=agent,
+        now=now,
+        max_bytes=MAX_STATEMENT_BYTES,
+    )
+    if statement.audience != agent and not issubclass(model, _TO_ALL):
+        raise WrongAudience(f"{statement.purpose} is for everyone, and must be for {agent} alone")
+    return statement
+
+
+def payload_of(envelope: bytes, model: type[Statement]) -> bytes:
+    purpose: str = model.model_fields["purpose"].default
+    return unverified_payload(envelope, payload_type(purpose), max_bytes=MAX_STATEMENT_BYTES)
+
+
+def is_repeated(number: int, held: int, same: bool, what: str) -> bool:
+    """Whether this is what is held. Raises Rollback or Equivocation."""
+    if number < held:
+        raise Rollback(f"{what} {number} is older than {held}, which is held")
+    if number == held and not same:
+        raise Equivocation(f"another {what} {number} than the one held")
+    return number == held
+
+
+def no_leap(what: str, number: int, known: int) -> None:
+    if number > known + MAX_LEAP:
+        raise FastForward(f"{what} {number} is too far ahead of {known}")
+
+
+def differ(a: Version | LogHead | None, b: Version | LogHead | None) -> bool:
+    """Whether these give one number two hashes."""
+    return a is not None and b is not None and number_of(a) == number_of(b) and a.hash != b.hash
+
+
+def number_of(of: Version | LogHead | None) -> int:
+    match of:
+        case Version():
+            return of.version
+        case LogHead():
+            return of.sequence
+    return 0
+
+
+def known_policy(state: TrustedState) -> int:
+    named = 0 if state.heartbeat is None else number_of(state.heartbeat.policy)
+    binds = state.policy is not None and "policy" not in state.renewed
+    return max(named, state.policy.counter if state.policy is not None and binds else 0)
+
+
+def known_sequence(state: TrustedState) -> int:
+    named = 0 if state.heartbeat is None else state.heartbeat.revocation.sequence
+    return max(named, state.revocation.sequence)
+
+
+def known_lockdown(state: TrustedState) -> int:
+    named = 0 if state.heartbeat is None else state.heartbeat.lockdown
+    return max(named, lockdown_counter(state))
+
+
+def lockdown_counter(state: TrustedState) -> int:
+    return 0 if state.lockdowns is None else state.lockdowns.counter
+
+
+def is_newcomer(state: TrustedState) -> bool:
+    return known_sequence(state) == 0
