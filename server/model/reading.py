@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, delete, or_, select, union
+from sqlalchemy import ColumnElement, Row, Select, delete, exists, or_, select, union
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from schemas.policy import CardState, DoorBehaviour, DoorSettings, PolicyCard, Rule, Schedule
+from schemas.policy import CardState, DoorBehaviour, DoorSettings, PolicyCard, Rule
 from schemas.suites import SuiteName
 from server.clock import from_microseconds
+from server.core.compiler import AgentModel
 from server.model.paths import areas_around, rule_door_pairs
 from server.model.times import read_schedules
 from server.store.model_tables import (
@@ -31,21 +32,8 @@ from server.store.model_tables import (
 
 SLOTS = 4096
 STRUCTURE_ONLY = -1
-_SLOTS_AT_ONCE = 256
-"""Of 600,000 cards, some 37,500 are in memory at a time."""
-
-
-@dataclass(frozen=True)
-class AgentModel:
-    """All that an agent's policy says but for the cards. `groups` are those its rules name."""
-
-    agent: str
-    timezone: str
-    doors: Mapping[str, DoorSettings]
-    schedules: Mapping[str, Schedule]
-    rules: tuple[Rule, ...]
-    groups: frozenset[str]
-    domains: frozenset[str]
+_SLOTS_AT_ONCE = 16
+"""Of 600,000 cards some 2,300 at a time: the event loop is held up no longer than 50 ms."""
 
 
 @dataclass(frozen=True)
@@ -185,8 +173,11 @@ def _in_slots(slots: Sequence[int]) -> ColumnElement[bool]:
 
 
 def _relevant(agent: AgentModel) -> Select[Any]:
-    bound = select(bindings.c.card).where(bindings.c.domain.in_(agent.domains))
-    members = select(memberships.c.person).where(memberships.c.group.in_(agent.groups))
+    # correlated: asked for each card of a few slots, rather than listing all of a site first
+    bound = exists().where(bindings.c.card == cards.c.id, bindings.c.domain.in_(agent.domains))
+    member = exists().where(
+        memberships.c.person == cards.c.person, memberships.c.group.in_(agent.groups)
+    )
     return (
         select(
             cards,
@@ -195,7 +186,7 @@ def _relevant(agent: AgentModel) -> Select[Any]:
             persons.c.cleared.label("person_cleared"),
         )
         .join(persons, persons.c.id == cards.c.person)
-        .where(or_(cards.c.id.in_(bound), cards.c.person.in_(members)))
+        .where(or_(bound, member))
     )
 
 
