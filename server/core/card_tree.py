@@ -7,7 +7,7 @@ its line in a leaf, ready to be written: 600,000 of them as models would take a 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal
@@ -26,8 +26,6 @@ from schemas.revocation import Digest
 Levels = Literal[1, 2]
 Place = tuple[str, str]
 """The two slots of a card, whether or not the tree has two levels."""
-Read = Callable[[str], bytes]
-"""The body of a chunk of the tree, by its digest."""
 
 _MANY = 64 * CARDS_PER_LEAF
 _ID = slice(len('{"card":"'), len('{"card":"') + 16)
@@ -72,65 +70,77 @@ def grow(lines: Iterable[bytes], before: int | None, digest: Digest) -> Tree:
         for (first, _), some in leaves.items():
             merged[first] += some
         if all(_fits(some) for some in merged.values()):
-            bodies = _Bodies(digest)
-            top = {first: bodies.add_leaf(merged[first]) for first in sorted(merged)}
-            return Tree(1, top, count, bodies.named)
-    bodies = _Bodies(digest)
+            made = _Bodies(digest)
+            top = {first: made.add_leaf(merged[first]) for first in sorted(merged)}
+            return Tree(1, top, count, made.named)
+    made = _Bodies(digest)
     indexes: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for first, second in sorted(leaves):
         if not _fits(leaves[first, second]):
             raise _too_large(first, second)
-        indexes[first][second] = bodies.add_leaf(leaves[first, second])
-    top = {first: bodies.add(write_index(index)) for first, index in indexes.items()}
-    return Tree(2, top, count, bodies.named)
+        indexes[first][second] = made.add_leaf(leaves[first, second])
+    top = {first: made.add(write_index(index)) for first, index in indexes.items()}
+    return Tree(2, top, count, made.named)
 
 
-def change(tree: Tree, places: Mapping[Place, Iterable[bytes]], read: Read, digest: Digest) -> Tree:
+def change(
+    tree: Tree, places: Mapping[Place, Iterable[bytes]], bodies: Mapping[str, bytes], digest: Digest
+) -> Tree | None:
     """The tree with these lines as all there are at these places.
 
-    Reads and writes only the leaves of these places and the indexes above, unless the number of
-    levels changes. Raises PolicyTooLarge.
+    `bodies` are what `needed` asks for. None: grow it anew, because the number of levels changes or
+    a leaf no longer fits.
     """
-    bodies = _Bodies(digest)
+    made = _Bodies(digest)
     top, count, fits = dict(tree.top), tree.cards, True
     by_first: defaultdict[str, dict[str, Iterable[bytes]]] = defaultdict(dict)
     for (first, second), lines in places.items():
         by_first[first][second] = lines
     for first, seconds in by_first.items():
         if tree.levels == 1:
-            leaves, targets = top, {first: seconds}
+            leaves, leaf_changes = top, {first: seconds}
         else:
-            leaves = read_index(read(top[first])) if first in top else {}
-            targets = {second: {second: lines} for second, lines in seconds.items()}
-        for slot, replaced in targets.items():
-            before = read(leaves[slot]).splitlines(keepends=True) if slot in leaves else []
-            after = [each for each in before if slots(_card(each))[1] not in replaced]
+            leaves = read_index(bodies[top[first]]) if first in top else {}
+            leaf_changes = {second: {second: lines} for second, lines in seconds.items()}
+        for slot, replaced in leaf_changes.items():
+            before = bodies[leaves[slot]].splitlines(keepends=True) if slot in leaves else []
+            after = [line for line in before if slots(_card(line))[1] not in replaced]
             after += chain.from_iterable(replaced.values())
             count += len(after) - len(before)
             fits = fits and _fits(after)
-            _name(leaves, slot, bodies.add_leaf(after) if after else None)
+            _name(leaves, slot, made.add_leaf(after) if after else None)
         if tree.levels == 2:
-            _name(top, first, bodies.add(write_index(leaves)) if leaves else None)
-    changed = Tree(tree.levels, dict(sorted(top.items())), count, bodies.named)
-    if fits and levels_for(count, tree.levels) == tree.levels:
-        return changed
-    return grow(all_lines(changed, lambda n: bodies.named.get(n) or read(n)), tree.levels, digest)
+            _name(top, first, made.add(write_index(leaves)) if leaves else None)
+    if not fits or levels_for(count, tree.levels) != tree.levels:
+        return None
+    return Tree(tree.levels, dict(sorted(top.items())), count, made.named)
 
 
-def all_lines(tree: Tree, read: Read) -> Iterator[bytes]:
-    """Every card's line."""
-    for name in tree.top.values():
-        leaves = [name] if tree.levels == 1 else read_index(read(name)).values()
-        for leaf in leaves:
-            yield from read(leaf).splitlines(keepends=True)
+def needed(tree: Tree, places: Iterable[Place], bodies: Mapping[str, bytes]) -> set[str]:
+    """The chunks that `change` reads and that are not in `bodies` yet.
+
+    Of two levels the second can be told only once the indexes are there: ask until it is empty.
+    """
+    names: set[str] = set()
+    for first, second in places:
+        if first not in tree.top:
+            continue
+        names.add(name := tree.top[first])
+        if tree.levels == 2 and name in bodies:
+            index = read_index(bodies[name])
+            names |= {index[second]} if second in index else set()
+    return names - bodies.keys()
 
 
-def references(tree: Tree, read: Read) -> set[str]:
-    """The digests of all its chunks. Reads the indexes alone."""
+def indexes(tree: Tree) -> set[str]:
+    """The digests of its indexes."""
+    return set(tree.top.values()) if tree.levels == 2 else set()
+
+
+def references(tree: Tree, bodies: Mapping[str, bytes]) -> set[str]:
+    """The digests of all its chunks, given the bodies of its indexes."""
     names = set(tree.top.values())
-    if tree.levels == 2:
-        names.update(*(read_index(read(name)).values() for name in tree.top.values()))
-    return names
+    return names.union(*(read_index(bodies[name]).values() for name in indexes(tree)))
 
 
 class _Bodies:
