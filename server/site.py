@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from schemas.envelope import Signer
+from schemas.envelope import Signer, TrustedKey
 from schemas.errors import SchemaError
 from schemas.root import ROLE_PURPOSES, Role, RoleName, Root, open_first_root, open_next_root
 from schemas.sealed import seal_secret, unseal_secret
@@ -126,6 +126,21 @@ class Site:
             _read(root_file(self.path, n))
             for n in range(version + 1, self.newest_root_version() + 1)
         ]
+
+    def keys_ever(self) -> dict[str, TrustedKey]:
+        """The keys of every version of the root document, for what they signed in their time.
+
+        Raises SiteError.
+        """
+        ring: dict[str, TrustedKey] = {}
+        root: Root | None = None
+        try:
+            for envelope in self.root_after(0):
+                root = open_first_root(envelope) if root is None else open_next_root(envelope, root)
+                ring |= root.key_ring()
+        except SchemaError as error:
+            raise SiteError(f"{self.path / 'roots'}: {error}; restore it from a backup") from None
+        return ring
 
     def _unsealed(self, file: Path, what: str, environ: Mapping[str, str]) -> bytes:
         kek = read_kek(self.path, environ)

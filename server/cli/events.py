@@ -26,8 +26,8 @@ from server.feed import cursor
 from server.feed.cloudevents import as_json, deliver
 from server.files import write_durably
 from server.ingest.alarms import printable
-from server.site import Site
-from server.store.agents import AgentsChanged, event_ring, list_agents
+from server.site import Site, SiteError
+from server.store.agents import AgentsChanged, event_ring, list_agents, list_retired
 from server.store.audit import BadPlace, ChainAudit, count_events, list_chains, read_chain
 from server.store.events import (
     StoredEvent,
@@ -263,10 +263,11 @@ def _pem(der: bytes) -> bytes:
 
 
 async def _everyone(engine: AsyncEngine, site: Site) -> KeyRing:
-    """Every key that may sign events here: agents' and the server's own."""
+    """Every key that ever could sign events here: agents' and the server's own."""
     try:
-        return {**site.root.key_ring(), **event_ring(await list_agents(engine), site.suite)}
-    except AgentsChanged as error:
+        everyone = [*await list_agents(engine), *await list_retired(engine)]
+        return {**site.keys_ever(), **event_ring(everyone, site.suite)}
+    except (AgentsChanged, SiteError) as error:
         fail(str(error))
 
 

@@ -7,7 +7,7 @@ the head (or its last line, if it ends before the head) needs to be held against
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from schemas.chain import Head, Link
@@ -86,6 +86,8 @@ class Batch:
     stored: Mapping[tuple[str, str, int], str]
     """Digests of stored lines, for each of `questions`."""
     now_s: float
+    announced: Collection[tuple[str, str]] = ()
+    """(agent, chain) of the chains that an enrolment foretold."""
     rows: list[Row] = field(default_factory=list)
     heads: dict[ChainKey, Head] = field(default_factory=dict)
     acknowledge: dict[str, str] = field(default_factory=dict)
@@ -128,7 +130,8 @@ class Batch:
         if not new:
             return
         newest = self.committed.newest(agent)
-        if head.sequence == 0 and (newest is not None or self._has_other_chain(agent)):
+        begins = head.sequence == 0 and (newest is not None or self._has_other_chain(agent))
+        if begins and (agent, chain) not in self.announced:
             before = newest.chain if newest else "one of this batch"
             detail = f"chain {chain} began; the agent's chain was {before}"
             self.alarms.append(Refusal(AlarmKind.NEW_CHAIN, agent, detail))

@@ -183,7 +183,7 @@ class Pipeline:
         ledger, now_s = self._ledger, self._clock.monotonic()
         messages = [c for c in checked if isinstance(c, Verified)]
         stored = await ledger.digests(questions(ledger.heads, messages), self._suite)
-        batch = Batch(ledger.heads, stored, now_s)
+        batch = Batch(ledger.heads, stored, now_s, self._registry.announced)
         for result in checked:
             if isinstance(result, Verified):
                 batch.place(result)
