@@ -1,14 +1,31 @@
-"""A real mosquitto on a free loopback port, that a test can kill and start again."""
+"""A real mosquitto on a free loopback port, that a test can kill and start again.
+
+`mosquitto` is plain: anyone may connect and do all. `tls_mosquitto` is as in service: mutual TLS
+1.3, a client is its certificate, and each has its rights alone. With it:
+
+    tls_mosquitto.admit_before_start("front")        # or while it runs: server.broker.rights
+    tls_mosquitto.start()
+    aiomqtt.Client(tls_mosquitto.host, tls_mosquitto.port, identifier="front",
+                   tls_context=tls_mosquitto.authority.context("front"))
+    aiomqtt.Client(..., identifier="server-demo",
+                   tls_context=tls_mosquitto.authority.context("server-demo"))
+
+Its site is `demo`. To run it for a site of one's own: TlsMosquitto(directory, site, authority).
+"""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from edge_agent.demo.processes import free_port
+from server.broker.mosquitto import MosquittoSettings, find_plugin, write_configuration
+from server.pki import Authority
+from tests.authority import SiteAuthority
 from tests.system import require_program
 
 CONFIGURATION = """\
@@ -32,13 +49,18 @@ class Mosquitto:
     def __init__(self, directory: Path) -> None:
         self.host = "127.0.0.1"
         self.port = free_port()
+        self._directory = directory
         self._configuration = directory / "mosquitto.conf"
-        self._configuration.write_text(CONFIGURATION.format(port=self.port))
         self._process: subprocess.Popen[str] | None = None
+
+    def configure(self) -> None:
+        self._configuration.write_text(CONFIGURATION.format(port=self.port))
 
     def start(self) -> None:
         """Return once it listens."""
         program = require_program("mosquitto", "mosquitto")
+        if not self._configuration.exists():
+            self.configure()
         self._process = subprocess.Popen(
             [program, "-c", str(self._configuration)], stderr=subprocess.PIPE, text=True
         )
@@ -56,6 +78,47 @@ class Mosquitto:
             self._process.kill()
             self._process.communicate()
             self._process = None
+
+
+class TlsMosquitto(Mosquitto):
+    """mosquitto as `ostiary broker config mosquitto` sets it up; rights outlive a restart."""
+
+    def __init__(self, directory: Path, site: str, authority: Authority) -> None:
+        super().__init__(directory)
+        self.site = site
+        self._issuer = authority
+        self._agents: list[str] = []
+
+    def admit_before_start(self, *agents: str) -> None:
+        self._agents += agents
+
+    def configure(self) -> None:
+        settings = MosquittoSettings(
+            site=self.site,
+            directory=self._directory,
+            plugin=find_plugin(),
+            port=self.port,
+            user="root",
+        )
+        write_configuration(settings, self._issuer, self._agents, datetime.now(UTC))
+
+
+class TlsMosquittoOfDemo(TlsMosquitto):
+    """The same with an authority that gives anyone a certificate."""
+
+    def __init__(self, directory: Path) -> None:
+        self.authority = SiteAuthority(directory.with_name("authority"))
+        super().__init__(directory, "demo", self.authority.authority)
+
+
+@pytest.fixture
+def tls_mosquitto(tmp_path: Path) -> Iterator[TlsMosquittoOfDemo]:
+    """A broker that is not started yet, killed when the test ends. For `system` tests."""
+    directory = tmp_path / "mosquitto"
+    directory.mkdir()
+    broker = TlsMosquittoOfDemo(directory)
+    yield broker
+    broker.kill()
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """Fixtures that several integration tests use."""
 
-from tests.broker import mosquitto
+from tests.broker import mosquitto, tls_mosquitto
 
-__all__ = ["mosquitto"]
+__all__ = ["mosquitto", "tls_mosquitto"]
