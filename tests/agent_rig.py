@@ -1,4 +1,4 @@
-"""An agent in its own process, a site to belong to, and a server that only takes and signs."""
+"""An agent in its own process, a site to belong to, and a server that takes, signs and tells."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_bytes
 from typing import Any
@@ -20,18 +20,35 @@ from edge_agent.virtual.card_os import VirtualCard
 from edge_agent.virtual.people import Doorway
 from schemas.acknowledgement import Acknowledgement
 from schemas.chain import EVENTS_TYPE, Head, Link, check_follows, split_lines
-from schemas.envelope import Signer, TrustedKey, open_envelope
+from schemas.command import Action
+from schemas.envelope import TrustedKey, open_envelope
 from schemas.events import event_name
-from schemas.policy import Policy
-from schemas.root import Root
-from schemas.statement import sign_statement
+from schemas.names import SERVER
+from schemas.report import Pull, Report
+from schemas.root import AGENT_PURPOSES
+from schemas.statement import open_statement
 from schemas.suites import SuiteName, suite
-from schemas.topics import ACKNOWLEDGEMENT, EVENTS, down, up
+from schemas.topics import (
+    ACKNOWLEDGEMENT,
+    COMMAND,
+    EVENTS,
+    HEARTBEAT,
+    LOCKDOWN,
+    POLICY,
+    PULL,
+    REPORT,
+    REVOCATION,
+    WILL,
+    down,
+    everyone,
+    up,
+)
+from tests.site_keys import SiteKeys
+from tests.site_voice import ALL_WEEK, SiteVoice
 
 SITE, AGENT, DOOR = "demo", "front-agent", "front"
 PATIENCE_S = 30.0
 """How long a test waits for another process before it says that nothing comes."""
-ALL_WEEK = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 
 def card_id(number: int) -> str:
@@ -45,8 +62,8 @@ class Rig:
         self.folder = folder
         self.suite_name: SuiteName = suite_name
         self.suite = suite(suite_name)
-        self.policy_signer = Signer.of(self.suite.generate(token_bytes))
-        self.online_signer = Signer.of(self.suite.generate(token_bytes))
+        self.keys = SiteKeys(suite_name, SITE)
+        self.voice = SiteVoice(self.keys, AGENT)
         self.config = folder / "agent.toml"
         self.broker_port = broker_port
         self.cards: dict[str, VirtualCard] = {}
@@ -54,33 +71,18 @@ class Rig:
         self.log: list[dict[str, Any]] = []
         self._logged = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
-        self._write_site()
-
-    def _write_site(self) -> None:
-        signers = {"policy": self.policy_signer, "online": self.online_signer}
-        root = Root(
-            site=SITE,
-            version=1,
-            suite=self.suite_name,
-            keys={each.keyid: each.key.public.point.hex() for each in signers.values()},
-            roles={role: [each.keyid] for role, each in signers.items()},
-        )
-        (self.folder / "root.json").write_text(root.model_dump_json())
+        (folder / "root.json").write_bytes(self.keys.root_envelope)
         self.config.write_text(
             f'site = "{SITE}"\nagent = "{AGENT}"\nstate_dir = "state"\n'
-            f"[broker]\nport = {self.broker_port}\n"
+            f"[broker]\nport = {broker_port}\ntls = false\n"
             f'[[doors]]\ndoor = "{DOOR}"\nio = {{ kind = "virtual" }}\n'
             'readers = [{ kind = "virtual", direction = "in" },'
             ' { kind = "virtual", direction = "out" }]\n'
         )
 
     def policy(self, **changes: Any) -> dict[str, Any]:
-        """Everybody who has a card may pass at any time."""
+        """Everybody who has a card may pass at any time; what `new_policy` takes."""
         return {
-            "site": SITE,
-            "audience": AGENT,
-            "issued": datetime.now(UTC) - timedelta(seconds=1),
-            "counter": 1,
             "doors": {
                 DOOR: {
                     "domain": DOOR,
@@ -100,12 +102,6 @@ class Rig:
             ],
             **changes,
         }
-
-    def sign_policy(self, policy: dict[str, Any]) -> None:
-        signed = sign_statement(Policy.model_validate(policy), self.policy_signer)
-        new = self.folder / "policy.new"
-        new.write_bytes(signed)
-        new.replace(self.folder / "policy.dsse")
 
     def make_card(self, number: int) -> VirtualCard:
         card = VirtualCard(
@@ -202,19 +198,24 @@ class Rig:
 
 
 class TakingServer:
-    """Takes an agent's events as the server does, and signs for what it has (go-back-N)."""
+    """Takes an agent's events, signs for what it has (go-back-N), and answers what it asks for."""
 
     def __init__(self, rig: Rig, identity: dict[str, str]) -> None:
         key = rig.suite.public_key(bytes.fromhex(identity["public_key"]))
-        trusted = TrustedKey(key, AGENT, frozenset({EVENTS_TYPE}))
-        self._ring = {identity["keyid"]: trusted}
+        self._ring = {identity["keyid"]: TrustedKey(key, AGENT, AGENT_PURPOSES)}
         self._rig = rig
+        self.voice = rig.voice
         self._head: Head | None = None
         self.events: list[Link] = []
+        self.reports: list[Report] = []
+        self.pulls: list[Pull] = []
+        self.wills = 0
         self.messages = 0
         self.duplicates = 0
         self.acknowledging = True
-        self._taken = asyncio.Event()
+        self.answering = True
+        self._client: aiomqtt.Client | None = None
+        self._heard = asyncio.Event()
 
     async def serve(self) -> None:
         """Until cancelled; a broker that dies is waited for."""
@@ -223,17 +224,91 @@ class TakingServer:
                 async with aiomqtt.Client(
                     "127.0.0.1", self._rig.broker_port, identifier="server", timeout=1
                 ) as client:
-                    await client.subscribe(up(SITE, AGENT, EVENTS), qos=1)
+                    channels = (EVENTS, REPORT, PULL, WILL)
+                    await client.subscribe([(up(SITE, AGENT, each), 1) for each in channels])
+                    self._client = client
                     if self._head is not None:
-                        await self._acknowledge(client, resend=True)
+                        await self._acknowledge(resend=True)
+                    await self.beat()
                     async for message in client.messages:
                         assert isinstance(message.payload, bytes)
-                        self._take(message.payload)
-                        await self._acknowledge(client)
-            except aiomqtt.MqttError:
+                        await self._take(message.topic.value.rpartition("/")[2], message.payload)
+                        self._heard.set()
+            except (aiomqtt.MqttError, ConnectionError):
                 await asyncio.sleep(0.05)
+            finally:
+                self._client = None
 
-    def _take(self, envelope: bytes) -> None:
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Raises ConnectionError or MqttError."""
+        if self._client is None:
+            raise ConnectionError("the test's server has no broker")
+        await self._client.publish(topic, payload, qos=1, retain=retain)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # see edge_agent.link: it may be swallowed
+            raise asyncio.CancelledError
+
+    async def tell(self, channel: str, payload: bytes, *, retain: bool = False) -> None:
+        """To the agent alone."""
+        await self.publish(down(SITE, AGENT, channel), payload, retain=retain)
+
+    async def beat(self) -> None:
+        """The newest heartbeat, retained."""
+        await self.tell(HEARTBEAT, self.voice.heartbeat(), retain=True)
+
+    async def put_policy(self, **changes: Any) -> int:
+        """The rig's policy with these changes, in force when `applied` says so; its version."""
+        envelope = self.voice.new_policy(**self._rig.policy(**changes))
+        await self.beat()
+        await self.tell(POLICY, envelope)
+        assert self.voice.policy is not None
+        return self.voice.policy.counter
+
+    async def applied(self, version: int) -> None:
+        """Wait for the receipt of that policy."""
+        await self.until(
+            lambda: any(each["policy_version"] == version for each in self.named("policy.applied"))
+        )
+
+    async def revoke(self, subject: str, *arguments: Any) -> None:
+        """One more entry, to all agents; returns when it is receipted."""
+        await self.publish(everyone(SITE, REVOCATION), self.voice.revoke(subject, *arguments))
+        sequence = self.voice.heads[-1].sequence
+        await self.until(
+            lambda: any(e["sequence"] >= sequence for e in self.named("revocation.applied"))
+        )
+
+    async def lock_down(self, *active: Any) -> None:
+        """These lockdowns are in force, for all agents, and retained."""
+        await self.publish(everyone(SITE, LOCKDOWN), self.voice.lock_down(*active), retain=True)
+
+    async def command(self, action: Action, **changes: Any) -> None:
+        """Tell the door, in the session that the newest report names."""
+        session = self.reports[-1].session
+        await self.tell(COMMAND, self.voice.command(action, session, DOOR, **changes))
+
+    async def _take(self, channel: str, payload: bytes) -> None:
+        if channel == EVENTS:
+            self._take_events(payload)
+            await self._acknowledge()
+        elif channel == REPORT:
+            before = self.reports[-1].session if self.reports else None
+            self.reports.append(self._open(payload, Report))
+            if self.reports[-1].session != before:
+                await self.beat()
+        elif channel == PULL:
+            self.pulls.append(self._open(payload, Pull))
+            if self.answering:
+                for answer, body in self.voice.answers(self.pulls[-1]):
+                    await self.tell(answer, body)
+        else:
+            self.wills += 1
+
+    def _open(self, envelope: bytes, model: Any) -> Any:
+        now = datetime.now(UTC)
+        return open_statement(envelope, model, self._ring, site=SITE, audience=SERVER, now=now)
+
+    def _take_events(self, envelope: bytes) -> None:
         self.messages += 1
         payload = open_envelope(envelope, self._ring, EVENTS_TYPE).payload
         for link in split_lines(payload, self._rig.suite.digest):
@@ -247,9 +322,8 @@ class TakingServer:
             check_follows(head, link)
             self._head = Head(head.chain, link.event.number, link.hash)
             self.events.append(link)
-        self._taken.set()
 
-    async def _acknowledge(self, client: aiomqtt.Client, *, resend: bool = False) -> None:
+    async def _acknowledge(self, *, resend: bool = False) -> None:
         if not self.acknowledging or self._head is None:
             return
         word = Acknowledgement(
@@ -262,26 +336,27 @@ class TakingServer:
             hash=self._head.hash,
             resend=resend,
         )
-        signed = sign_statement(word, self._rig.online_signer)
-        await client.publish(down(SITE, AGENT, ACKNOWLEDGEMENT), signed, qos=1)
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():  # see edge_agent.link: it may be swallowed
-            raise asyncio.CancelledError
+        await self.tell(ACKNOWLEDGEMENT, self._rig.keys.sign(word))
 
     def named(self, *names: str) -> list[dict[str, Any]]:
         """The data of the events of these names, in order."""
         return [link.event.data for link in self.events if event_name(link.event.type) in names]
+
+    def refused(self, reason: str) -> list[dict[str, Any]]:
+        """The data of the events that name this refusal."""
+        rejected = self.named("statement.rejected", "policy.rejected")
+        return [each for each in rejected if each["reason"] == reason]
 
     @property
     def names(self) -> list[str]:
         return [event_name(link.event.type) for link in self.events]
 
     async def until(self, there: Callable[[], bool]) -> None:
-        """Wait until the events that were taken make `there` true."""
+        """Wait until what was heard makes `there` true."""
         async with asyncio.timeout(PATIENCE_S):
             while not there():
-                self._taken.clear()
-                await self._taken.wait()
+                self._heard.clear()
+                await self._heard.wait()
 
 
 @asynccontextmanager

@@ -1,0 +1,240 @@
+"""What the server says: each message is verified and stored, then acted on, then receipted.
+
+A message counts by its signature, never by its topic; the topic only says what it has to be. Every
+refusal is reported by its name, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from edge_agent.core.trusted_state import TrustedState
+from edge_agent.fetching import Fetching
+from edge_agent.handover import Handover
+from edge_agent.log import log
+from edge_agent.neighbours import Doors, Renewals
+from edge_agent.outbox import AcknowledgementMismatch
+from edge_agent.recorder import Recorder
+from edge_agent.refusals import Refusals
+from edge_agent.reporting import Reporting
+from edge_agent.trust_store import TrustStore
+from schemas.card_chunks import MAX_CHUNK_BYTES
+from schemas.command import Command
+from schemas.enrolment import Certificate
+from schemas.envelope import open_envelope
+from schemas.errors import (
+    BrokenLog,
+    MalformedEnvelope,
+    MalformedTopic,
+    RetainedReplay,
+    SchemaError,
+    UnknownKey,
+)
+from schemas.statement import open_statement, parse_statement, payload_type
+from schemas.topics import (
+    ACKNOWLEDGEMENT,
+    CERTIFICATE,
+    CHUNK,
+    COMMAND,
+    HEARTBEAT,
+    LOCKDOWN,
+    POLICY,
+    REVOCATION,
+    ROOT,
+    SNAPSHOT,
+)
+
+MAX_POLICY_BYTES = 192 * 1024
+MAX_OTHER_BYTES = 96 * 1024
+CHANNELS = (
+    ACKNOWLEDGEMENT,
+    HEARTBEAT,
+    POLICY,
+    CHUNK,
+    REVOCATION,
+    SNAPSHOT,
+    LOCKDOWN,
+    ROOT,
+    COMMAND,
+    CERTIFICATE,
+)
+TO_EVERYONE = (REVOCATION, LOCKDOWN, ROOT)
+RETAINED = (HEARTBEAT, LOCKDOWN)
+"""Channels of states: what a broker kept there may still be the newest."""
+ELSEWHERE = "elsewhere"
+"""The purpose of what came on a topic that nobody subscribed to."""
+
+
+class Inbox:
+    """Takes one message after another."""
+
+    def __init__(
+        self,
+        store: TrustStore,
+        recorder: Recorder,
+        *,
+        doors: Doors,
+        renewals: Renewals,
+        handover: Handover,
+        fetching: Fetching,
+        reporting: Reporting,
+        refusals: Refusals,
+    ) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._doors = doors
+        self._renewals = renewals
+        self._handover = handover
+        self._fetching = fetching
+        self._reporting = reporting
+        self._refusals = refusals
+        self.accepted = 0
+        """Messages that were not refused."""
+        self._take: dict[str, Callable[[bytes, str], Awaitable[None]]] = {
+            ACKNOWLEDGEMENT: self._acknowledgement,
+            HEARTBEAT: self._heartbeat,
+            POLICY: self._policy,
+            CHUNK: self._chunk,
+            REVOCATION: self._revocation,
+            SNAPSHOT: self._snapshot,
+            LOCKDOWN: self._lockdown,
+            ROOT: self._root,
+            COMMAND: self._command,
+            CERTIFICATE: self._certificate,
+        }
+
+    async def take(
+        self, channel: str | None, payload: bytes, *, session: str, retained: bool
+    ) -> None:
+        """Take what came on `channel`; None is a topic that is not ours.
+
+        A refusal is reported, and so is a disk that can't keep what was verified: it is asked for
+        again.
+        """
+        try:
+            _hold_to_its_channel(channel, payload, retained=retained)
+            await self._take[channel or ELSEWHERE](payload, session)
+        except (SchemaError, AcknowledgementMismatch, sqlite3.Error, OSError) as refusal:
+            self._refusals.report(channel or ELSEWHERE, refusal)
+        else:
+            self.accepted += 1
+
+    async def _acknowledgement(self, envelope: bytes, session: str) -> None:
+        await self._handover.acknowledged(envelope, self._store.state)
+
+    async def _heartbeat(self, envelope: bytes, session: str) -> None:
+        before = self._store.state
+        try:
+            await self._store.take_heartbeat(envelope, self._now())
+        except UnknownKey:
+            self._fetching.ask_for_root()  # the keys may have changed while we were away
+            raise
+        named = self._store.state.heartbeat
+        if named is not None and self._store.state is not before:
+            clock = self._recorder.clock
+            self._recorder.time.hear(named.issued, clock.now(), clock.monotonic())
+            self._doors.heartbeat_heard()
+            self._fetching.look()
+
+    async def _policy(self, envelope: bytes, session: str) -> None:
+        await self._fetching.policy_came(envelope, self._now())
+        await self._apply_policy()
+
+    async def _chunk(self, body: bytes, session: str) -> None:
+        await self._fetching.chunk_came(body)
+        await self._apply_policy()
+        await self._apply_snapshot()
+
+    async def _apply_policy(self) -> None:
+        if not self._fetching.policy_is_whole:
+            return
+        await self._store.apply_staged()
+        state = self._store.state
+        assert state.policy is not None
+        await self._changed(
+            "policy.applied", policy_version=state.policy.counter, hash=state.policy_hash
+        )
+
+    async def _revocation(self, envelope: bytes, session: str) -> None:
+        before = self._store.state
+        try:
+            await self._store.take_revocation(envelope, self._now())
+        except BrokenLog as gap:  # a message got lost: that is no attack yet
+            log.info("revocations_missing", why=str(gap))
+            self._fetching.ask_for_revocations()
+            return
+        await self._revoked(before)
+
+    async def _snapshot(self, envelope: bytes, session: str) -> None:
+        self._fetching.snapshot_came(envelope, self._now())
+        await self._apply_snapshot()
+
+    async def _apply_snapshot(self) -> None:
+        snapshot = self._fetching.whole_snapshot()
+        if snapshot is not None:
+            before = self._store.state
+            await self._store.take_snapshot(*snapshot, self._now())
+            await self._revoked(before, snapshot=True)
+
+    async def _revoked(self, before: TrustedState, *, snapshot: bool = False) -> None:
+        head = self._store.state.revocation
+        if head != before.revocation:
+            await self._changed(
+                "revocation.applied",
+                sequence=head.sequence,
+                hash=head.hash,
+                entries=head.sequence - before.revocation.sequence,
+                snapshot=snapshot,
+            )
+
+    async def _lockdown(self, envelope: bytes, session: str) -> None:
+        before = self._store.state.lockdowns
+        await self._store.take_lockdowns(envelope, self._now())
+        now = self._store.state.lockdowns
+        if now is not None and now != before:
+            await self._changed(
+                "lockdown.applied", counter=now.counter, doors=self._store.locked_down()
+            )
+
+    async def _root(self, envelope: bytes, session: str) -> None:
+        before = self._store.state.root
+        await self._store.take_root(envelope)
+        root = self._store.state.root
+        if root != before:
+            await self._changed("root.applied", version=root.version)
+
+    async def _command(self, envelope: bytes, session: str) -> None:
+        try:
+            command = await self._store.take_command(envelope, session, self._now())
+        except SchemaError as refusal:
+            await self._answer(envelope, refusal)
+            raise
+        self._reporting.changed()
+        await self._doors.execute(command)
+
+    async def _certificate(self, envelope: bytes, session: str) -> None:
+        state = self._store.state
+        certificate = open_statement(
+            envelope,
+            Certificate,
+            state.ring,
+            site=state.root.site,
+            audience=self._recorder.agent,
+            now=self._now(),
+        )
+        await self._renewals.renewed(certificate)
+        await self._changed("certificate.applied", until=certificate.until)
+
+    async def _changed(self, receipt: str, **data: Any) -> None:
+        """What is durable now is acted on, and only then receipted."""
+        await self._doors.trust_changed()
+        log.info(receipt.replace(".", "_"), **{key: str(value) for key, value in data.items()})
+        await self._recorder.record_soon([self._recorder.about_agent(receipt, **data)])
+        self._reporting.changed()
+        self._fetching.look()
+
+    def _now(self) -> Any:
+        now, _ = self._recorder.judge_time()
+        return now
