@@ -18,9 +18,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from edge_agent.core.door_input import (
+    Contact,
+    ContactClosed,
+    ContactOpened,
+    DoorInput,
+    RexPressed,
+)
 from schemas.policy import DoorMode, DoorSettings
 
-Contact = Literal["open", "closed", "fault", "unknown"]
 Release = Literal["access", "rex", "command"]
 """What a timed release was for."""
 After = Release | Literal["mode", "nothing"]
@@ -62,21 +68,6 @@ class Pulsed:
 
 
 @dataclass(frozen=True)
-class RexPressed:
-    """Someone inside asked to leave."""
-
-
-@dataclass(frozen=True)
-class ContactOpened:
-    """The door leaf left its frame."""
-
-
-@dataclass(frozen=True)
-class ContactClosed:
-    """The door leaf is back in its frame."""
-
-
-@dataclass(frozen=True)
 class ModeSet:
     """The settings and the mode in force now, and where a change of mode comes from."""
 
@@ -90,8 +81,6 @@ class Tick:
     """Time has passed."""
 
 
-DoorInput = ContactOpened | ContactClosed | RexPressed
-"""What door hardware can say. Hardware that fails raises OSError instead."""
 Input = DoorInput | Granted | Pulsed | ModeSet | Tick
 
 
@@ -153,11 +142,6 @@ class DoorState:
         """Whether the mode leaves the door free."""
         return self.set_mode is DoorMode.UNLOCKED
 
-    @property
-    def shut(self) -> bool:
-        """Whether the door is blocked or locked down. It lets out all the same."""
-        return self.set_mode in SHUT
-
 
 Step = tuple[DoorState, list[Output]]
 
@@ -183,7 +167,8 @@ def step(state: DoorState, input: Input, now_s: float) -> Step:
         case Granted():
             state, more = _granted(state, input, now_s)
         case Pulsed():
-            state, more = (state, []) if state.shut else _let_pass(state, "command", now_s)
+            heeded = heeds(state, input)
+            state, more = _let_pass(state, "command", now_s) if heeded else (state, [])
         case RexPressed():
             state, more = _rex(state, now_s)
         case ContactOpened():
@@ -195,6 +180,13 @@ def step(state: DoorState, input: Input, now_s: float) -> Step:
         case Tick():
             more = []
     return state, outputs + more
+
+
+def heeds(state: DoorState, input: Granted | Pulsed) -> bool:
+    """Whether the door lets someone pass for it; one that is shut still lets out."""
+    if state.set_mode not in SHUT:
+        return True
+    return isinstance(input, Granted) and (input.leaving or input.asked_s >= state.shut_since_s)
 
 
 def next_deadline(state: DoorState) -> float | None:
@@ -228,7 +220,7 @@ def _tick(state: DoorState, now_s: float) -> Step:
 
 def _granted(state: DoorState, granted: Granted, now_s: float) -> Step:
     grant = granted.grant
-    if state.shut and not granted.leaving and granted.asked_s < state.shut_since_s:
+    if not heeds(state, granted):
         return state, [_outcome("access.not_taken", grant)]
     state, outputs = _let_pass(state, "access", now_s)
     if granted.leaving:
@@ -362,7 +354,7 @@ def _mode_set(state: DoorState, told: ModeSet, now_s: float) -> Step:
     if before.set_mode is told.mode:
         return state, []
     outputs: list[Output] = []
-    if state.shut:
+    if told.mode in SHUT:
         state = replace(state, shut_since_s=now_s)
     if told.mode is DoorMode.LOCKED_DOWN:
         state, outputs = _end_entry(state, now_s)

@@ -10,7 +10,7 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
-from edge_agent.core.door import Contact, ContactClosed, ContactOpened, DoorInput, RexPressed
+from edge_agent.core.door_input import Contact, ContactClosed, ContactOpened, DoorInput, RexPressed
 
 CONSUMER = "ostiary-agent"
 MOST_INPUTS = 256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from edge_agent.core.door import Contact, DoorInput
+from edge_agent.core.door_input import Contact, DoorInput
 
 
 class DoorIo(Protocol):

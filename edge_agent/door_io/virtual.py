@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Literal
 
-from edge_agent.core.door import (
+from edge_agent.core.door_input import (
     Contact,
     ContactClosed,
     ContactOpened,

@@ -3,20 +3,18 @@ from dataclasses import replace
 import pytest
 
 from edge_agent.core.door import (
-    ContactClosed,
-    ContactOpened,
     Emit,
     Grant,
     Granted,
     ModeSet,
     Pulsed,
-    RexPressed,
     SetStrike,
     Tick,
     initial,
     next_deadline,
     step,
 )
+from edge_agent.core.door_input import ContactClosed, ContactOpened, RexPressed
 from schemas.policy import DoorMode, DoorSettings
 
 SETTINGS = DoorSettings(

@@ -9,7 +9,7 @@ from enum import Enum
 
 import pytest
 
-from edge_agent.core.door import ContactClosed, ContactOpened, RexPressed
+from edge_agent.core.door_input import ContactClosed, ContactOpened, RexPressed
 from edge_agent.door_io.gpio import GpioDoorIo, GpioUnavailable
 
 

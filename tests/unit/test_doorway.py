@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from edge_agent.clock import SystemClock
-from edge_agent.core.door import ContactOpened, RexPressed
+from edge_agent.core.door_input import ContactOpened, RexPressed
 from edge_agent.readers.port import CardRemoved, Feedback
 from edge_agent.virtual.card_os import VirtualCard
 from edge_agent.virtual.doorway import MAX_LINE_BYTES, Doorway
