@@ -11,13 +11,13 @@ import asyncio
 from datetime import UTC, datetime
 from random import Random
 
+from edge_agent.core.trusted_state import TrustedState
 from edge_agent.log import log
 from edge_agent.neighbours import Say
 from edge_agent.outbox import Outbox, OutboxFailed
 from schemas.acknowledgement import Acknowledgement
 from schemas.chain import EVENTS_TYPE, MAX_LINES, join_lines
 from schemas.envelope import Signer, seal_envelope
-from schemas.root import Root
 from schemas.statement import open_statement
 from schemas.topics import EVENTS
 
@@ -83,13 +83,13 @@ class Handover:
             self._resend_at = None
             log.warning("resending", after=acknowledged, waiting=self._outbox.state.waiting)
 
-    async def acknowledged(self, envelope: bytes, root: Root) -> None:
+    async def acknowledged(self, envelope: bytes, state: TrustedState) -> None:
         """Forget what the server signed for. Raises SchemaError or AcknowledgementMismatch."""
         word = open_statement(
             envelope,
             Acknowledgement,
-            root.key_ring(),
-            site=root.site,
+            state.ring,
+            site=state.root.site,
             audience=self._agent,
             now=ANY_TIME,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 from edge_agent.core.trusted_state import TrustedState
@@ -26,11 +27,14 @@ from schemas.enrolment import Certificate
 from schemas.envelope import open_envelope
 from schemas.errors import (
     BrokenLog,
+    Expired,
+    MalformedChunk,
     MalformedEnvelope,
     MalformedTopic,
     RetainedReplay,
     SchemaError,
     UnknownKey,
+    WrongSession,
 )
 from schemas.statement import open_statement, parse_statement, payload_type
 from schemas.topics import (
@@ -46,8 +50,8 @@ from schemas.topics import (
     SNAPSHOT,
 )
 
-MAX_POLICY_BYTES = 192 * 1024
-MAX_OTHER_BYTES = 96 * 1024
+MAX_BYTES = {POLICY: 192 * 1024, SNAPSHOT: 128 * 1024, CHUNK: MAX_CHUNK_BYTES}
+MAX_OTHER_BYTES = 64 * 1024
 CHANNELS = (
     ACKNOWLEDGEMENT,
     HEARTBEAT,
@@ -90,9 +94,13 @@ class Inbox:
         self._fetching = fetching
         self._reporting = reporting
         self._refusals = refusals
+        self._answered = 0
+        """Counter of the last command whose refusal was told to the server."""
+        self.session = ""
+        """Of the connection that messages come by."""
         self.accepted = 0
         """Messages that were not refused."""
-        self._take: dict[str, Callable[[bytes, str], Awaitable[None]]] = {
+        self._take: dict[str, Callable[[bytes], Awaitable[None]]] = {
             ACKNOWLEDGEMENT: self._acknowledgement,
             HEARTBEAT: self._heartbeat,
             POLICY: self._policy,
@@ -105,26 +113,24 @@ class Inbox:
             CERTIFICATE: self._certificate,
         }
 
-    async def take(
-        self, channel: str | None, payload: bytes, *, session: str, retained: bool
-    ) -> None:
-        """Take what came on `channel`; None is a topic that is not ours.
+    async def take(self, channel: str, payload: bytes, *, retained: bool) -> None:
+        """Take what came on `channel`.
 
         A refusal is reported, and so is a disk that can't keep what was verified: it is asked for
         again.
         """
         try:
             _hold_to_its_channel(channel, payload, retained=retained)
-            await self._take[channel or ELSEWHERE](payload, session)
+            await self._take[channel](payload)
         except (SchemaError, AcknowledgementMismatch, sqlite3.Error, OSError) as refusal:
-            self._refusals.report(channel or ELSEWHERE, refusal)
+            self._refusals.report(channel, refusal)
         else:
             self.accepted += 1
 
-    async def _acknowledgement(self, envelope: bytes, session: str) -> None:
+    async def _acknowledgement(self, envelope: bytes) -> None:
         await self._handover.acknowledged(envelope, self._store.state)
 
-    async def _heartbeat(self, envelope: bytes, session: str) -> None:
+    async def _heartbeat(self, envelope: bytes) -> None:
         before = self._store.state
         try:
             await self._store.take_heartbeat(envelope, self._now())
@@ -138,11 +144,11 @@ class Inbox:
             self._doors.heartbeat_heard()
             self._fetching.look()
 
-    async def _policy(self, envelope: bytes, session: str) -> None:
+    async def _policy(self, envelope: bytes) -> None:
         await self._fetching.policy_came(envelope, self._now())
         await self._apply_policy()
 
-    async def _chunk(self, body: bytes, session: str) -> None:
+    async def _chunk(self, body: bytes) -> None:
         await self._fetching.chunk_came(body)
         await self._apply_policy()
         await self._apply_snapshot()
@@ -157,7 +163,7 @@ class Inbox:
             "policy.applied", policy_version=state.policy.counter, hash=state.policy_hash
         )
 
-    async def _revocation(self, envelope: bytes, session: str) -> None:
+    async def _revocation(self, envelope: bytes) -> None:
         before = self._store.state
         try:
             await self._store.take_revocation(envelope, self._now())
@@ -167,7 +173,7 @@ class Inbox:
             return
         await self._revoked(before)
 
-    async def _snapshot(self, envelope: bytes, session: str) -> None:
+    async def _snapshot(self, envelope: bytes) -> None:
         self._fetching.snapshot_came(envelope, self._now())
         await self._apply_snapshot()
 
@@ -189,7 +195,7 @@ class Inbox:
                 snapshot=snapshot,
             )
 
-    async def _lockdown(self, envelope: bytes, session: str) -> None:
+    async def _lockdown(self, envelope: bytes) -> None:
         before = self._store.state.lockdowns
         await self._store.take_lockdowns(envelope, self._now())
         now = self._store.state.lockdowns
@@ -198,23 +204,40 @@ class Inbox:
                 "lockdown.applied", counter=now.counter, doors=self._store.locked_down()
             )
 
-    async def _root(self, envelope: bytes, session: str) -> None:
+    async def _root(self, envelope: bytes) -> None:
         before = self._store.state.root
         await self._store.take_root(envelope)
         root = self._store.state.root
         if root != before:
             await self._changed("root.applied", version=root.version)
 
-    async def _command(self, envelope: bytes, session: str) -> None:
+    async def _command(self, envelope: bytes) -> None:
         try:
-            command = await self._store.take_command(envelope, session, self._now())
-        except SchemaError as refusal:
+            command = await self._store.take_command(envelope, self.session, self._now())
+        except (Expired, WrongSession) as refusal:
             await self._answer(envelope, refusal)
             raise
         self._reporting.changed()
         await self._doors.execute(command)
 
-    async def _certificate(self, envelope: bytes, session: str) -> None:
+    async def _answer(self, envelope: bytes, refusal: SchemaError) -> None:
+        """A command of the server's own gets its result though it came too late, once."""
+        state = self._store.state
+        opened = open_envelope(envelope, state.ring, payload_type(COMMAND))
+        command = parse_statement(opened.payload, Command)
+        if command.counter > max(state.command, self._answered):
+            self._answered = command.counter
+            draft = self._recorder.about_agent(
+                "command.refused",
+                command=command.id,
+                action=command.action,
+                door=command.door,
+                reason=type(refusal).__name__,
+                detail=str(refusal)[:500],
+            )
+            await self._recorder.record_soon([draft])
+
+    async def _certificate(self, envelope: bytes) -> None:
         state = self._store.state
         certificate = open_statement(
             envelope,
@@ -235,6 +258,17 @@ class Inbox:
         self._reporting.changed()
         self._fetching.look()
 
-    def _now(self) -> Any:
+    def _now(self) -> datetime:
         now, _ = self._recorder.judge_time()
         return now
+
+
+def _hold_to_its_channel(channel: str, payload: bytes, *, retained: bool) -> None:
+    if channel == ELSEWHERE:
+        raise MalformedTopic("a message came on a topic that was not subscribed to")
+    if retained and channel not in RETAINED:
+        raise RetainedReplay(f"the broker kept a message of {channel}: only a fresh one counts")
+    limit = MAX_BYTES.get(channel, MAX_OTHER_BYTES)
+    if len(payload) > limit:
+        refusal = MalformedChunk if channel == CHUNK else MalformedEnvelope
+        raise refusal(f"{channel} is {len(payload)} bytes long, the limit is {limit}")

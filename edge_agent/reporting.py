@@ -27,6 +27,7 @@ class Reporting:
         store: TrustStore,
         recorder: Recorder,
         signer: Signer,
+        *,
         doors: Doors,
         renewals: Renewals,
         random: Random,
