@@ -39,6 +39,8 @@ MAX_MESSAGES = 40
 MAX_SKIPPED = 500_000
 """Of all sequences ever: half of what an agent takes for a fast-forward attack (`MAX_LEAP`), so one
 that was away all the time still follows."""
+MARGIN = 1000
+"""Beyond what an agent reports: a heartbeat may have named it more than it has applied."""
 BASE_INTERVAL_S = 60.0
 _MOST_AT_ONCE = 1000
 _KEPT_HASHES = 4096
@@ -316,7 +318,7 @@ class Revocations:
         if self._based_s is not None and now_s - self._based_s < BASE_INTERVAL_S:
             return  # it reports again; who makes things up costs a snapshot a minute at most
         ours = self.head
-        sequence = max(ours.sequence, theirs.sequence) + 1
+        sequence = max(ours.sequence, theirs.sequence) + MARGIN
         what = f"has applied entry {theirs.sequence}, this server's log ends at {ours.sequence}"
         self._based_s = now_s
         if sequence - self._ends.count > MAX_SKIPPED:

@@ -1,0 +1,206 @@
+"""Heartbeats: one for each agent every 30 s, spread evenly, and at once where something is new.
+
+Their age is what an agent's staleness is measured by, so an agent gets one only while all that it
+is to name is known, and while the agent is heard: what a door that is cut off still lets in then
+ends with its grace, whatever reaches it in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from schemas.envelope import Signer
+from schemas.heartbeat import INTERVAL_S, Heartbeat
+from schemas.statement import sign_statement
+from schemas.topics import HEARTBEAT, down
+from schemas.versions import LogHead, Version
+from server.clock import Clock, microseconds
+from server.store.counters import read_reserved, reserve
+
+TICK_S = 0.1
+"""At most one batch is signed in this time, but for what is urgent."""
+BATCH = 64
+RESERVED_US = 60_000_000
+_AHEAD = 100_000
+"""Counters beyond the clock, for the first minute after a restart."""
+_RETRY_S = 1.0
+_AT_ONCE = 16
+
+Publish = Callable[[str, bytes, bool], Awaitable[None]]
+"""(topic, payload, retain); raises ConnectionError while there is no broker."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one agent's heartbeat names."""
+
+    root: int
+    policy: Version | None
+    revocation: LogHead
+    lockdown: int
+    key_floors: Mapping[str, int] = field(default_factory=dict)
+
+
+class HeartbeatMetrics:
+    """One set of counters per registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.sent = Counter(
+            "ostiary_heartbeats_sent_total", "Heartbeats the broker took", registry=registry
+        )
+
+
+class Heartbeats:
+    """Signs and sends them. Counters are times in microseconds and go up over restarts too."""
+
+    def __init__(
+        self,
+        *,
+        engine: AsyncEngine,
+        site: str,
+        signer: Signer,
+        publish: Publish,
+        executor: Executor,
+        clock: Clock,
+        connected: Callable[[], bool],
+        agents: Callable[[], Collection[str]],
+        facts: Callable[[str], Facts | None],
+        metrics: HeartbeatMetrics,
+    ) -> None:
+        self._engine, self._site, self._signer = engine, site, signer
+        self._publish, self._executor, self._clock = publish, executor, clock
+        self._connected, self._agents, self._facts = connected, agents, facts
+        self._metrics = metrics
+        self._last = self._reserved = 0
+        self._urgent: dict[str, None] = {}
+        self._wake = asyncio.Event()
+        self._round: list[str] = []
+        self._turn = 0
+        self._round_s = 0.0
+        self._issued: dict[str, datetime] = {}
+
+    def beat(self, agent: str) -> None:
+        """Send this agent one now: it is new here, or something it is to name is."""
+        self._urgent[agent] = None
+        self._wake.set()
+
+    def welcome(self) -> None:
+        """The broker is there again: send to those who had to go without."""
+        old = self._clock.now() - timedelta(seconds=INTERVAL_S)
+        for agent in self._agents():
+            issued = self._issued.get(agent)
+            if issued is None or issued <= old:
+                self.beat(agent)
+
+    def issued(self, agent: str) -> datetime | None:
+        """When the agent's newest heartbeat of this run was issued: it can hold none newer."""
+        return self._issued.get(agent)
+
+    async def run(self) -> None:
+        """Send heartbeats until cancelled."""
+        self._last = self._reserved = await read_reserved(self._engine)
+        self._begin_round(self._clock.monotonic())
+        while True:
+            agents = self._take()
+            if agents and self._connected():
+                await self._send(agents)
+            if not self._urgent:
+                await self._rest()
+
+    async def _rest(self) -> None:
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(TICK_S):
+                await self._wake.wait()
+        except TimeoutError:
+            pass  # the next ones are due
+
+    def _take(self) -> list[str]:
+        """Whose turn it is: the urgent first."""
+        now_s = self._clock.monotonic()
+        if now_s >= self._round_s + INTERVAL_S:
+            self._begin_round(now_s)
+        agents = list(self._urgent)[:BATCH]
+        for agent in agents:
+            del self._urgent[agent]
+        through = min(1.0, (now_s - self._round_s) / INTERVAL_S)
+        due = self._round[self._turn : int(through * len(self._round))][: BATCH - len(agents)]
+        self._turn += len(due)
+        return [*agents, *due]
+
+    def _begin_round(self, now_s: float) -> None:
+        for agent in self._round[self._turn :]:
+            self._urgent[agent] = None
+        late = now_s - self._round_s >= 2 * INTERVAL_S
+        self._round_s = now_s if late else self._round_s + INTERVAL_S
+        self._round, self._turn = sorted(self._agents()), 0
+        for gone in self._issued.keys() - set(self._round):
+            del self._issued[gone]
+
+    async def _send(self, agents: Sequence[str]) -> None:
+        facts = {agent: known for agent in agents if (known := self._facts(agent)) is not None}
+        now = self._clock.now()
+        first = max(self._last + 1, microseconds(now))
+        self._last = first + len(facts)
+        try:
+            if self._last > self._reserved:
+                self._reserved = max(self._last + _AHEAD, microseconds(now) + RESERVED_US)
+                await reserve(self._engine, self._reserved)
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+            self._reserved = 0
+            log.error(
+                "heartbeats_held",
+                why=str(error)[:500],
+                next_step="check the database; doors become stale meanwhile",
+            )
+            await asyncio.sleep(_RETRY_S)
+            return
+        loop = asyncio.get_running_loop()
+        signed = await loop.run_in_executor(self._executor, self._sign, facts, now, first)
+        for start in range(0, len(signed), _AT_ONCE):
+            some = signed[start : start + _AT_ONCE]
+            self._issued.update((agent, now) for agent, _ in some)  # it may arrive all the same
+            told = await asyncio.gather(
+                *(self._publish(down(self._site, a, HEARTBEAT), e, True) for a, e in some),
+                return_exceptions=True,
+            )
+            for failure in (each for each in told if each is not None):
+                if not isinstance(failure, ConnectionError):
+                    raise failure
+            self._metrics.sent.inc(sum(each is None for each in told))
+
+    def _sign(
+        self, facts: Mapping[str, Facts], issued: datetime, first: int
+    ) -> list[tuple[str, bytes]]:
+        return [
+            (
+                agent,
+                sign_statement(
+                    Heartbeat(
+                        site=self._site,
+                        audience=agent,
+                        issued=issued,
+                        counter=counter,
+                        root=known.root,
+                        policy=known.policy,
+                        revocation=known.revocation,
+                        lockdown=known.lockdown,
+                        key_floors=dict(known.key_floors),
+                    ),
+                    self._signer,
+                ),
+            )
+            for counter, (agent, known) in enumerate(facts.items(), first)
+        ]
