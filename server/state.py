@@ -58,5 +58,9 @@ class ServerState:
     convergence: Convergence = field(init=False)
     announced: Callable[[], None] = field(init=False)
     """Wakes the writer of the server's own events: call it after a commit that announced."""
+    model_changed: Callable[[], None] = field(init=False)
+    """Wakes the compiler of policies: call it after a commit that changed the model."""
+    local_token: str = field(default="", repr=False)
+    """SHA-256 in hex of the admin token in `run.json`; empty: there is none."""
     served_doors: Callable[[], Awaitable[list[tuple[str, str]]]] = field(init=False)
     """All doors of the model, each with the agent that serves it."""

@@ -18,6 +18,7 @@ from schemas.suites import SuiteName
 from server.clock import from_microseconds
 from server.core.compiler import AgentModel
 from server.model.paths import areas_around, rule_door_pairs
+from server.model.revisions import STRUCTURE_ONLY
 from server.model.times import read_schedules
 from server.store.model_tables import (
     bindings,
@@ -31,7 +32,6 @@ from server.store.model_tables import (
 )
 
 SLOTS = 4096
-STRUCTURE_ONLY = -1
 _SLOTS_AT_ONCE = 16
 """Of 600,000 cards some 2,300 at a time: the event loop is held up no longer than 50 ms."""
 
@@ -58,6 +58,12 @@ async def agents_with_doors(connection: AsyncConnection) -> list[str]:
     """Every agent that has a door, by name."""
     query = select(doors.c.agent).where(doors.c.agent.is_not(None)).distinct()
     return list(await connection.scalars(query.order_by(doors.c.agent)))
+
+
+async def served_doors(connection: AsyncConnection) -> list[tuple[str, str]]:
+    """(door, agent) of every door that an agent serves, by door."""
+    query = select(doors.c.id, doors.c.agent).where(doors.c.agent.is_not(None))
+    return list((await connection.execute(query.order_by(doors.c.id))).tuples())
 
 
 async def touched_since(connection: AsyncConnection, revision: int) -> Touched:

@@ -1,0 +1,50 @@
+"""Bindings: which card holds keys of which domain, as doors say it in `card.bound` events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.clock import microseconds
+from server.model.revisions import next_revision, touch
+from server.store.model_tables import bindings, cards, doors
+
+
+async def serves(connection: AsyncConnection, agent: str, domain: str) -> bool:
+    """Whether a door of the agent is in the domain: no other agent's word on it counts."""
+    query = select(doors.c.id).where(doors.c.agent == agent, doors.c.domain == domain).limit(1)
+    return await connection.scalar(query) is not None
+
+
+async def bind(  # noqa: PLR0917 an event's words, in their order
+    connection: AsyncConnection,
+    card: str,
+    domain: str,
+    key_version: int,
+    event_id: str,
+    time: datetime,
+) -> bool:
+    """Take note that a card now holds keys of the domain, in the event's own transaction.
+
+    Older news than what is known, as from a door that was cut off, changes nothing. Returns whether
+    a policy may change by it: if so, call `state.model_changed()` after the commit.
+    """
+    time_us = microseconds(time)
+    values = {"key_version": key_version, "event": event_id, "time_us": time_us}
+    ours = (bindings.c.card == card) & (bindings.c.domain == domain)
+    known_us = await connection.scalar(select(bindings.c.time_us).where(ours))
+    if known_us is not None:  # a policy says that a card is bound, not by which version
+        if time_us > known_us:
+            await connection.execute(update(bindings).where(ours).values(**values))
+        return False
+    revision = await next_revision(connection)
+    await connection.execute(insert(bindings).values(card=card, domain=domain, **values))
+    slot = await connection.scalar(select(cards.c.slot).where(cards.c.id == card))
+    if slot is None:
+        return False
+    query = select(doors.c.agent).where(doors.c.domain == domain, doors.c.agent.is_not(None))
+    agents = set(await connection.scalars(query))
+    await touch(connection, revision, {agent: {slot} for agent in agents})
+    return bool(agents)
