@@ -25,6 +25,7 @@ from schemas.report import Pull
 from schemas.revocation import RevocationSnapshot
 from schemas.statement import sign_statement
 from schemas.topics import CHUNK, LOCKDOWN, POLICY, PULL, REVOCATION, ROOT
+from schemas.versions import Version
 
 MOST_CHUNKS = 32
 """In one pull: what fits into the queue of messages that nobody has read yet."""
@@ -81,6 +82,8 @@ class Fetching:
         self._random = random
         self._woken = asyncio.Event()
         self._snapshot: _Snapshot | None = None
+        self._had: set[str] = set()
+        """Digests of chunks that came since the last manifest."""
         self._unprompted = Lacks()
         self._unprompted_s = -UNPROMPTED_S
         self._begun_s: float | None = None
@@ -105,6 +108,7 @@ class Fetching:
     async def policy_came(self, envelope: bytes, now: datetime) -> None:
         """Verify and stage it. Raises SchemaError."""
         await self._store.offer_policy(envelope, now)
+        self._had.clear()
         self._woken.set()
 
     @property
@@ -120,6 +124,7 @@ class Fetching:
         held = {} if self._snapshot is None else self._snapshot.bodies
         bodies = {digest: held[digest] for digest in manifest.chunks if digest in held}
         self._snapshot = _Snapshot(envelope, manifest, bodies)
+        self._had.clear()
         self._woken.set()
 
     def whole_snapshot(self) -> tuple[bytes, Mapping[str, bytes]] | None:
@@ -133,10 +138,13 @@ class Fetching:
     async def chunk_came(self, body: bytes) -> None:
         """Keep a chunk that was asked for. Raises MalformedChunk."""
         digest = self._store.state.digest(body)
+        if digest in self._had:
+            return  # asked for twice
         if self._snapshot is not None and digest in self._snapshot.manifest.chunks:
             self._snapshot.bodies[digest] = body
         else:
             await self._store.add_chunk(body)
+        self._had.add(digest)
         self._came_bytes += len(body)
         self._woken.set()
 
@@ -172,7 +180,7 @@ class Fetching:
             state = replace(state, heartbeat=heartbeat)
         lacking, missing = lacks(state), list(self._store.missing)
         named = None if state.heartbeat is None else state.heartbeat.policy
-        if lacking.policy and self._store.staged is not None and self._store.staged == named:
+        if lacking.policy and _leads_to(self._store.staged, named):
             lacking = replace(lacking, policy=False)
         elif lacking.policy:
             missing = []  # of a policy that is past already
@@ -258,3 +266,10 @@ class Fetching:
                 detail = f"{what} did not come; root {state.root.version}, revocations"
                 detail += f" {state.revocation.sequence} stay as they are"
                 self._refusals.report(purpose, PartialBundle(detail))
+
+
+def _leads_to(staged: Version | None, named: Version | None) -> bool:
+    """Whether the staged policy is the one that is named, or newer than the heartbeat."""
+    return staged is not None and (
+        staged == named or named is None or staged.version > named.version
+    )

@@ -143,6 +143,7 @@ class Inbox:
             self._recorder.time.hear(named.issued, clock.now(), clock.monotonic())
             self._doors.heartbeat_heard()
             self._fetching.look()
+        await self._apply_policy()  # one that a failing disk or a kill left staged
 
     async def _policy(self, envelope: bytes) -> None:
         await self._fetching.policy_came(envelope, self._now())
