@@ -1,0 +1,182 @@
+"""The members of a fleet, each with a connection of its own, and how they come back to a broker.
+
+A device verifies on its own processor. Here one processor stands for thousands, so a statement to
+all is verified once and the verdict remembered (`Remembered`); what is one agent's own is verified
+each time. `--verify each` of the command switches that off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from random import Random
+
+from edge_agent.core.trusted_state import TrustedState
+from edge_agent.fleet.connection import KEEPALIVE_S, Connection
+from edge_agent.fleet.member import Member
+from schemas import topics
+from schemas.envelope import Signer, TrustedKey
+from schemas.report import INTERVAL_S
+from schemas.root import Root
+from schemas.suites import PublicKey, Suite
+
+LONGEST_PAUSE_S = 60.0
+CONNECTS_AT_ONCE = 64
+MOST_REMEMBERED = 4096
+
+
+class Remembered:
+    """A public key that verifies the same signature of the same message once."""
+
+    def __init__(self, key: PublicKey) -> None:
+        self._key = key
+        self._good: dict[tuple[bytes, bytes], None] = {}
+
+    @property
+    def suite(self) -> Suite:
+        """The key's suite."""
+        return self._key.suite
+
+    @property
+    def point(self) -> bytes:
+        """The key's point."""
+        return self._key.point
+
+    def verify(self, message: bytes, signature: bytes) -> None:
+        """As the key itself; a refusal is not remembered."""
+        if (message, signature) in self._good:
+            return
+        self._key.verify(message, signature)
+        self._good[message, signature] = None
+        if len(self._good) > MOST_REMEMBERED:
+            del self._good[next(iter(self._good))]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a member is: its agent, its door, and its key."""
+
+    agent: str
+    door: str
+    signer: Signer
+
+
+class Crowd:
+    """All members; `run` keeps them connected until cancelled."""
+
+    def __init__(
+        self,
+        identities: Sequence[Identity],
+        root: Root,
+        *,
+        host: str,
+        port: int,
+        random: Random,
+        tell: Callable[[str, str, int], None] = lambda _agent, _what, _number: None,
+        verify_each: bool = False,
+        spread_s: float = LONGEST_PAUSE_S,
+    ) -> None:
+        """`spread_s`: how far the crowd spreads when it comes back, at most."""
+        trust = TrustedState.pinned(root)
+        if not verify_each:
+            ring = {
+                name: TrustedKey(Remembered(trusted.key), trusted.holder, trusted.payload_types)
+                for name, trusted in trust.ring.items()
+            }
+            trust = TrustedState(root, ring)
+        shared: dict[str, bytes] = {}
+        self.members = [
+            Member(
+                agent=each.agent,
+                door=each.door,
+                signer=each.signer,
+                trust=trust,
+                chain=secrets.token_hex(8),
+                shared=shared,
+                tell=tell,
+            )
+            for each in identities
+        ]
+        self._host, self._port = host, port
+        self._random, self._spread_s = random, spread_s
+        self._gate = asyncio.Semaphore(CONNECTS_AT_ONCE)
+        self.connected = 0
+        self.changed = asyncio.Event()
+        """Set whenever a member connects or is lost; whoever waits clears it."""
+
+    async def run(self) -> None:
+        """Connect every member, and again whenever it is lost."""
+        async with asyncio.TaskGroup() as tasks:
+            for member in self.members:
+                tasks.create_task(self._keep(member))
+
+    async def _keep(self, member: Member) -> None:
+        attempt = 0
+        while True:
+            reported = await self._once(member)
+            attempt = 0 if reported else attempt + 1
+            # as the link of a real agent: full jitter, 1 to 60 s
+            longest_s = min(self._spread_s, LONGEST_PAUSE_S, 2.0**attempt)
+            await asyncio.sleep(self._random.uniform(0, longest_s))
+
+    async def _once(self, member: Member) -> bool:
+        """One connection, from its opening to its loss; whether it ever stood."""
+        loop = asyncio.get_running_loop()
+        lost: asyncio.Future[None] = loop.create_future()
+        began: asyncio.Future[bool] = loop.create_future()
+        """Whether the connection stands, or was lost before."""
+
+        def up() -> None:
+            began.set_result(True)
+            self.connected += 1
+            self.changed.set()
+            member.connected(connection.publish, secrets.token_hex(8), datetime.now(UTC))
+
+        def over(_why: str) -> None:
+            if not lost.done():
+                lost.set_result(None)
+            if not began.done():
+                began.set_result(False)
+
+        connection = Connection(
+            member.agent,
+            member.downward,
+            up=up,
+            message=lambda topic, payload, _retain: member.take(topic, payload, datetime.now(UTC)),
+            lost=over,
+            will=topics.up(member.trust.root.site, member.agent, topics.WILL),
+        )
+        try:
+            async with self._gate:
+                connection.open(self._host, self._port)
+                await asyncio.wait([began], timeout=LONGEST_PAUSE_S)
+            await self._report_until(lost, member, connection)
+        except OSError:
+            pass  # nobody listens there yet
+        finally:
+            member.disconnected()
+            if not lost.done():
+                connection.close()
+            stood = began.done() and began.result()
+            if stood:
+                self.connected -= 1
+                self.changed.set()
+        return stood
+
+    async def _report_until(
+        self, lost: asyncio.Future[None], member: Member, connection: Connection
+    ) -> None:
+        kept_s = 0.0
+        while not lost.done():
+            pause_s = INTERVAL_S * self._random.uniform(0.8, 1.2)
+            await asyncio.wait([lost], timeout=pause_s)
+            if lost.done():
+                return
+            member.report(datetime.now(UTC))
+            kept_s += pause_s
+            if kept_s > KEEPALIVE_S / 3:
+                connection.keep_alive()
+                kept_s = 0.0
