@@ -22,7 +22,7 @@ CLAIM_MINUTES = 10
 SECRET_BYTES = 15
 """24 base-32 digits, 120 bits: nobody guesses it within ten minutes, or ever."""
 MAX_REQUEST_BYTES = 16 * 1024
-_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:]{2,45}\]\Z")
+_HOST = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|[0-9a-fA-F:.]{2,45})\Z")
 
 Pem = Annotated[str, StringConstraints(pattern=r"^-----BEGIN ", max_length=8192)]
 
@@ -44,7 +44,8 @@ class Claim(BaseModel):
         secret = base64.b32encode(self.secret).decode().rstrip("=")
         groups = "-".join(secret[i : i + 4] for i in range(0, len(secret), 4))
         root = base64.b32encode(bytes.fromhex(self.root)).decode().rstrip("=")
-        return f"ostiary://{self.host}:{self.port}/{self.agent}/{groups}?root={root}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"ostiary://{host}:{self.port}/{self.agent}/{groups}?root={root}"
 
     @classmethod
     def parse(cls, code: str) -> Claim:

@@ -1,0 +1,1 @@
+"""How devices become agents, stay agents, and cease to be."""

@@ -1,0 +1,152 @@
+"""Where devices knock: HTTPS with the site's own certificate, two routes, and nothing else.
+
+Strangers reach this. What it costs them, in this order: a connection (few at once), a request of
+bounded size within bounded time, an allowance by address, and a claim's secret. Before that nothing
+is verified, stored or told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Annotated
+
+import structlog
+import uvicorn
+from fastapi import FastAPI, Request
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from schemas.enrolment import MAX_REQUEST_BYTES, SECRET_BYTES
+from schemas.errors import first_problem
+from server.clock import Clock
+from server.core.allowance import Allowance
+from server.enrolment.reception import Reception, Turned
+from server.tls import TlsFiles
+
+BODY_S = 10.0
+MOST_CONNECTIONS = 64
+BURST, RATE_S, FAILURE_COSTS = 20.0, 2.0, 5.0
+"""A device asks once in two seconds; who fails pays for it."""
+
+log = structlog.get_logger(__name__)
+
+
+class RequestBody(BaseModel):
+    """What a device posts, each time the same until it is answered."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    secret: Annotated[str, StringConstraints(pattern=rf"^[0-9a-f]{{{2 * SECRET_BYTES}}}$")]
+    enrolment: str
+
+
+def build_listener(reception: Reception, clock: Clock) -> FastAPI:
+    """The application that devices enrol with."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    allowance = Allowance(BURST, RATE_S)
+
+    def charge(request: Request, cost: float) -> None:
+        address = request.client.host if request.client else ""
+        if not allowance.spend(address, cost, clock.monotonic()):
+            raise Turned(429, "too many requests from this address: wait a minute")
+
+    @app.exception_handler(Turned)
+    async def turned(request: Request, error: Turned) -> Response:
+        address = request.client.host if request.client else None
+        log.warning("enrolment_turned_away", address=address, status=error.status, why=str(error))
+        return _answer({"detail": str(error)}, error.status)
+
+    @app.exception_handler(HTTPException)
+    async def not_here(_request: Request, error: HTTPException) -> Response:
+        return _answer({"detail": "not here"}, error.status_code)
+
+    @app.exception_handler(Exception)
+    async def failed(_request: Request, error: Exception) -> Response:
+        log.error("enrolment_failed", exc_info=error)
+        return _answer({"detail": "the server failed: its log says why"}, 500)
+
+    @app.get("/enrol/v1/root")
+    async def root(request: Request) -> Response:
+        charge(request, 1)
+        return Response(reception.site.root_envelope, media_type="application/json")
+
+    @app.post("/enrol/v1/requests")
+    async def ask(request: Request) -> Response:
+        charge(request, 1)
+        try:
+            body = RequestBody.model_validate_json(await _bounded(request), strict=True)
+        except ValidationError as error:
+            charge(request, FAILURE_COSTS)
+            raise Turned(400, f"not an enrolment request: {first_problem(error)}") from None
+        try:
+            answer = await reception.receive(
+                bytes.fromhex(body.secret), body.enrolment.encode("utf-8", "replace")
+            )
+        except Turned:
+            charge(request, FAILURE_COSTS)
+            raise
+        return Response(answer.model_dump_json(), media_type="application/json", headers=_FRESH)
+
+    return app
+
+
+async def _bounded(request: Request) -> bytes:
+    """The body, unless it is too long or too slow."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > 2 * MAX_REQUEST_BYTES:
+                    raise Turned(413, "the request is too long")
+    except TimeoutError:
+        raise Turned(408, "the request came too slowly") from None
+    return bytes(body)
+
+
+_FRESH = {"Cache-Control": "no-store"}
+
+
+def _answer(body: dict[str, str], status: int) -> Response:
+    return JSONResponse(body, status, headers={**_FRESH, "Connection": "close"})
+
+
+class Listener(uvicorn.Server):
+    """The application on a socket that was bound already; `serve(sockets=[...])` runs it.
+
+    Set `should_exit` to end it. It leaves signals alone: the program stops in its own order.
+    """
+
+    def __init__(self, app: FastAPI, tls: TlsFiles) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            lifespan="off",
+            ws="none",
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=3,
+            limit_concurrency=MOST_CONNECTIONS,
+            h11_max_incomplete_event_size=8 * 1024,
+            ssl_certfile=str(tls.certificate),
+            ssl_keyfile=str(tls.key),
+        )
+        super().__init__(config)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket for the listener. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
