@@ -25,7 +25,7 @@ from schemas.errors import first_problem
 from server.clock import Clock
 from server.core.allowance import Allowance
 from server.enrolment.reception import Reception, Turned
-from server.tls import TlsFiles
+from server.tls import TlsFiles, listener_context
 
 BODY_S = 10.0
 MOST_CONNECTIONS = 64
@@ -138,6 +138,8 @@ class Listener(uvicorn.Server):
             ssl_certfile=str(tls.certificate),
             ssl_keyfile=str(tls.key),
         )
+        config.load()
+        config.ssl = listener_context(tls)  # uvicorn's own would speak TLS 1.2 too
         super().__init__(config)
 
     @contextlib.contextmanager

@@ -153,7 +153,7 @@ class Reception:
         state: Literal["pending", "refused"] = "pending"
         if standing.state == "refused":
             state = "refused"
-                return EnrolmentAnswer(state=state, fingerprint=print_, detail=standing.detail)
+        return EnrolmentAnswer(state=state, fingerprint=print_, detail=standing.detail)
 
 
 def hash_of(secret: bytes) -> str:
