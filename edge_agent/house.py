@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import datetime
 
 from edge_agent.config import Door
-from edge_agent.core.decision import Direction, DoorView
+from edge_agent.core.applied import Applied
+from edge_agent.core.decision import Circumstances, Direction, DoorView
+from edge_agent.core.door_mode import effective_mode, exempt_groups, standing_mode
+from edge_agent.core.freshness import Freshness, freshness
 from edge_agent.core.lockout import Lockout
 from edge_agent.door_io.port import DoorIo
 from edge_agent.elements import Elements
 from edge_agent.readers.port import Reader
 from edge_agent.recorder import Recorder
-from edge_agent.store import Applied, PolicyStore
-from schemas.policy import DoorMode, DoorSettings
+from edge_agent.trust_store import TrustStore
+from schemas.events import ClockStatus
+from schemas.policy import DoorMode
 from schemas.suites import RandomBytes
 
 
@@ -23,7 +28,7 @@ class House:
 
     site: str
     recorder: Recorder
-    store: PolicyStore
+    store: TrustStore
     elements: Elements
     lockout: Lockout
     random: RandomBytes
@@ -37,17 +42,66 @@ class House:
         return self.view_of(self.store.applied, door)
 
     def view_of(self, applied: Applied | None, door: str) -> DoorView:
-        """What one policy says of a door; past its time none leaves a door unlocked."""
+        """What one policy says of a door."""
         view = None if applied is None else applied.doors.get(door)
-        if applied is None or view is None:
-            return self.default_view(door)
-        if view.settings.mode is DoorMode.UNLOCKED and self._is_over(applied, view.settings):
-            locked = view.settings.model_copy(update={"mode": DoorMode.LOCKED})
-            return replace(view, settings=locked)
-        return view
+        return self.default_view(door) if view is None else view
 
-    def _is_over(self, applied: Applied, settings: DoorSettings) -> bool:
+    def heartbeat_age_s(self) -> float | None:
+        """How old the server's newest word is; None if it was never heard."""
         now, _ = self.recorder.judge_time()
-        if applied.expires is not None and now >= applied.expires:
-            return True
-        return (now - applied.issued).total_seconds() > settings.grace_s
+        return self.store.heartbeat_age_s(now)
+
+    def freshness(self, door: str) -> Freshness:
+        """What that means at a door."""
+        return freshness(self.heartbeat_age_s(), self.view(door).settings.grace_s)
+
+    def mode(self, door: str) -> DoorMode:
+        """The mode the door is to be in now."""
+        now, status = self.recorder.judge_time()
+        return effective_mode(
+            self.site,
+            door,
+            self.view(door),
+            lockdowns=self.store.lockdowns,
+            override=self.store.overrides.get(door),
+            now=now,
+            in_time=self._in_time(self.store.applied, door, now, status),
+        )
+
+    def circumstances(
+        self, applied: Applied | None, door: str, direction: Direction, locked_out_s: float
+    ) -> Circumstances:
+        """What holds at a door under one policy, now."""
+        now, status = self.recorder.judge_time()
+        view, store = self.view_of(applied, door), self.store
+        settings = view.settings
+        return Circumstances(
+            direction=direction,
+            now=now,
+            heartbeat_age_s=store.heartbeat_age_s(now),
+            policy_over=applied is None or applied.is_over(now),
+            clock_trusted=_is_trusted(status),
+            mode=standing_mode(
+                view,
+                store.overrides.get(door),
+                now=now,
+                in_time=self._in_time(applied, door, now, status),
+            ),
+            exempt=exempt_groups(self.site, door, settings.areas, store.lockdowns),
+            locked_out_s=locked_out_s,
+            denied_versions=store.denied_versions(settings.domain),
+            key_floor=store.key_floor(settings.domain),
+        )
+
+    def _in_time(
+        self, applied: Applied | None, door: str, now: datetime, status: ClockStatus
+    ) -> bool:
+        """Whether something may leave the door free: all that is known is right and recent."""
+        if applied is None or applied.is_over(now) or not _is_trusted(status):
+            return False
+        grace_s = self.view_of(applied, door).settings.grace_s
+        return freshness(self.store.heartbeat_age_s(now), grace_s) in ("fresh", "stale")
+
+
+def _is_trusted(status: ClockStatus) -> bool:
+    return status.status != "untrusted"

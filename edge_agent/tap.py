@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from edge_agent.card.application import UnlockQuestion, unlock
 from edge_agent.card.session import perform
 from edge_agent.core.decision import Circumstances, Decision, Direction, DoorView, decide
 from edge_agent.core.door import Grant
+from edge_agent.core.freshness import freshness
 from edge_agent.core.proof import Proof, ProofOutcome
 from edge_agent.house import House
+from edge_agent.lookup import Found
 from edge_agent.outbox import Draft
 from edge_agent.readers.port import CardChannel, Feedback
-from edge_agent.store import Found
 from schemas.events import Latency
 from schemas.reasons import Reason
 
@@ -57,16 +57,10 @@ class Tap:
                 if asked == question:
                     break
                 # Another policy came meanwhile: what was proved is not what it asks for.
-        now, status = house.recorder.judge_time()
-        at = Circumstances(
-            direction=self._direction,
-            now=now,
-            policy_age_s=_age_s(found, now),
-            policy_over=_is_over(found, now),
-            clock_trusted=status.status != "untrusted",
-            locked_out_s=self._locked_out_s(proof),
+        at = house.circumstances(
+            found.applied, self._door, self._direction, self._locked_out_s(proof)
         )
-        decision = decide(view, found.card, revoked=found.revoked, proof=proof, circumstances=at)
+        decision = decide(view, found.card, denial=found.denial, proof=proof, circumstances=at)
         decision_ms = round((clock.monotonic() - card.entered) * 1000, 3)
         self._count(proof, decision)
         draft = self._draft(
@@ -128,7 +122,9 @@ class Tap:
             "domain": view.settings.domain,
             "key_version": proof.key_version,
             "policy_version": found.applied.version if found.applied else None,
-            "policy_age_s": at.policy_age_s,
+            "policy_age_s": None if at.heartbeat_age_s is None else round(at.heartbeat_age_s, 3),
+            "freshness": freshness(at.heartbeat_age_s, view.settings.grace_s),
+            "revocation_seq": self._house.store.state.revocation.sequence,
             "latency_ms": Latency(decision=decision_ms),
             "response_ms": proof.response_ms,
         }
@@ -137,17 +133,6 @@ class Tap:
             return self._house.recorder.about_door("access.granted", self._door, **data)
         data |= {"reason": decision.reason, "detail": decision.detail}
         return self._house.recorder.about_door("access.denied", self._door, **data)
-
-
-def _age_s(found: Found, now: datetime) -> float | None:
-    if found.applied is None:
-        return None
-    return max(0.0, round((now - found.applied.issued).total_seconds(), 3))
-
-
-def _is_over(found: Found, now: datetime) -> bool:
-    applied = found.applied
-    return applied is not None and applied.expires is not None and now >= applied.expires
 
 
 def _feedback(proof: Proof, decision: Decision) -> Feedback:

@@ -1,8 +1,8 @@
 """May this card pass this door now? One pure function; everything it knows is in its arguments.
 
-The order of evaluation is fixed: revocation, lockdown, door mode, card proof (lockout, outcome,
-answer time), freshness of policy and clock, binding and key version, card state and validity, rule
-and schedule. The first that says no is the reason.
+The order of evaluation is fixed: revocation (of card, person or key version), lockdown, door mode,
+card proof (lockout, outcome, answer time), freshness of policy and clock, binding and key version,
+card state and validity, rule and schedule. The first that says no is the reason.
 
 The way out is never shut by a stale policy, a lockdown, a wrong clock, a broken secure element, or
 a lockout: who is outside could cause that with a copied serial, to hold someone in.
@@ -16,10 +16,12 @@ from datetime import datetime
 from typing import Literal
 from zoneinfo import ZoneInfo
 
+from edge_agent.core.freshness import freshness
 from edge_agent.core.proof import Proof, ProofOutcome
 from edge_agent.core.schedule import is_open
 from schemas.policy import CardState, DoorMode, DoorSettings, PolicyCard, Schedule
 from schemas.reasons import Reason
+from schemas.revocation import RevocationReason
 
 Direction = Literal["in", "out"]
 
@@ -38,20 +40,34 @@ class DoorView:
 
 
 @dataclass(frozen=True)
-class Circumstances:
-    """What holds at the door at the moment of the tap.
+class Denial:
+    """An entry of the revocation log that counts against a card or its holder."""
 
-    `policy_age_s` is None where no policy was ever applied; `policy_over` says that its own time
-    is. `now` is aware.
+    sequence: int
+    reason: RevocationReason
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What holds at the door at the moment of the tap. `now` is aware.
+
+    `heartbeat_age_s` is None if the server was never heard; `policy_over` says that there is no
+    policy, or that its own time is over. `mode` is the door's but for lockdowns.
     """
 
     direction: Direction
     now: datetime
-    policy_age_s: float | None
+    heartbeat_age_s: float | None
     policy_over: bool = False
     clock_trusted: bool = True
-    lockdown: bool = False
+    mode: DoorMode = DoorMode.LOCKED
+    exempt: frozenset[str] | None = None
+    """Groups that may pass a door that is locked down; None: it is not."""
     locked_out_s: float = 0.0
+    denied_versions: frozenset[int] = frozenset()
+    """Key versions of the door's domain that were revoked."""
+    key_floor: int = 1
+    """The lowest key version that counts, whatever the policy accepts."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,14 @@ _STATES = {
     CardState.REVOKED: Reason.CARD_REVOKED,
 }
 
+_REVOCATIONS = {
+    RevocationReason.SUSPENDED: Reason.CARD_SUSPENDED,
+    RevocationReason.LOST: Reason.CARD_LOST,
+    RevocationReason.STOLEN: Reason.CARD_STOLEN,
+    RevocationReason.DAMAGED: Reason.CARD_DAMAGED,
+}
+"""Any other is `card_revoked`."""
+
 _OUTCOMES = {
     ProofOutcome.FAILED: Reason.CARD_AUTH_FAILED,
     ProofOutcome.ELEMENT_UNAVAILABLE: Reason.SECURE_ELEMENT_UNAVAILABLE,
@@ -85,16 +109,19 @@ def decide(
     door: DoorView,
     card: PolicyCard | None,
     *,
-    revoked: bool,
+    denial: Denial | None,
     proof: Proof,
     circumstances: Circumstances,
 ) -> Decision:
-    """The decision for `card`, which is what the policy says of the id that `proof` names."""
+    """The decision for `card`, which is what the policy says of the id that `proof` names.
+
+    `denial` is what the revocation log says against it, if the policy does not answer that.
+    """
     return (
-        _revocation(card, revoked)
-        or _door_state(door.settings, circumstances)
+        _revocation(card, denial, proof, circumstances)
+        or _door_state(card, circumstances)
         or _proof(door.settings, card, proof, circumstances)
-        or _freshness(door.settings, circumstances)
+        or _freshness(door.settings, card, circumstances)
         or _card(door, card, proof, circumstances)
         or GRANTED
     )
@@ -104,16 +131,25 @@ def _denied(reason: Reason, detail: str | None = None) -> Decision:
     return Decision(granted=False, reason=reason, detail=detail)
 
 
-def _revocation(card: PolicyCard | None, revoked: bool) -> Decision | None:
-    if revoked or (card is not None and card.state is CardState.REVOKED):
+def _revocation(
+    card: PolicyCard | None, denial: Denial | None, proof: Proof, at: Circumstances
+) -> Decision | None:
+    if denial is not None:
+        reason = _REVOCATIONS.get(denial.reason, Reason.CARD_REVOKED)
+        return _denied(reason, f"entry {denial.sequence} of the revocation log")
+    if card is not None and card.state is CardState.REVOKED:
         return _denied(Reason.CARD_REVOKED)
+    if proof.key_version in at.denied_versions:
+        return _denied(Reason.KEY_VERSION_RETIRED, "the key version was revoked")
     return None
 
 
-def _door_state(settings: DoorSettings, at: Circumstances) -> Decision | None:
-    if at.lockdown and at.direction == "in":
-        return _denied(Reason.LOCKDOWN)
-    if settings.mode is DoorMode.BLOCKED:
+def _door_state(card: PolicyCard | None, at: Circumstances) -> Decision | None:
+    if at.exempt is not None and at.direction == "in":
+        groups = frozenset() if card is None else card.groups_at(at.now)
+        if at.exempt.isdisjoint(groups):
+            return _denied(Reason.LOCKDOWN)
+    if at.mode is DoorMode.BLOCKED:
         return _denied(Reason.DOOR_BLOCKED)
     return None
 
@@ -156,17 +192,21 @@ def _answer_time(settings: DoorSettings, proof: Proof) -> Decision | None:
     return None
 
 
-def _freshness(settings: DoorSettings, at: Circumstances) -> Decision | None:
+def _freshness(
+    settings: DoorSettings, card: PolicyCard | None, at: Circumstances
+) -> Decision | None:
     if at.direction == "out":
         return None
-    if at.policy_age_s is None:
-        return _denied(Reason.POLICY_EXPIRED, "no policy was ever applied")
     if at.policy_over:
-        return _denied(Reason.POLICY_EXPIRED, "the policy itself ended")
-    if at.policy_age_s > settings.grace_s:
+        return _denied(Reason.POLICY_EXPIRED, "no policy is in force, or it ended")
+    if at.heartbeat_age_s is None:
+        return _denied(Reason.POLICY_EXPIRED, "the server was never heard")
+    state = freshness(at.heartbeat_age_s, settings.grace_s)
+    if state == "expired" and not (card is not None and card.offline):
         return _denied(
             Reason.POLICY_EXPIRED,
-            f"{at.policy_age_s:.0f} s old, the grace is {settings.grace_s} s",
+            f"the server was not heard for {at.heartbeat_age_s:.0f} s, the grace is"
+            f" {settings.grace_s} s",
         )
     if not at.clock_trusted:
         return _denied(Reason.CLOCK_UNTRUSTED)
@@ -181,7 +221,7 @@ def _card(
     if door.settings.domain not in card.domains:
         return _denied(Reason.NOT_BOUND)
     if proof.outcome is ProofOutcome.PROVED:
-        refusal = _key_version(door.settings, proof.key_version)
+        refusal = _key_version(door.settings, proof.key_version, at.key_floor)
         if refusal is not None:
             return refusal
     if card.state is not CardState.ACTIVE:
@@ -189,7 +229,9 @@ def _card(
     return _validity(card, at) or _rules(door, card, at)
 
 
-def _key_version(settings: DoorSettings, version: int | None) -> Decision | None:
+def _key_version(settings: DoorSettings, version: int | None, floor: int) -> Decision | None:
+    if version is not None and version < floor:
+        return _denied(Reason.KEY_VERSION_RETIRED, f"the floor is version {floor}")
     if version == settings.key_version or version in settings.accepted_key_versions:
         return None
     if version is None or version > settings.key_version:
@@ -208,7 +250,9 @@ def _validity(card: PolicyCard, at: Circumstances) -> Decision | None:
 
 
 def _rules(door: DoorView, card: PolicyCard, at: Circumstances) -> Decision | None:
-    schedules = [schedule for group, schedule in door.rules if group in card.groups]
+    # Without a time to go by, only the way out comes this far: no membership has ended then.
+    groups = card.groups_at(at.now) if at.clock_trusted else frozenset(card.groups)
+    schedules = [schedule for group, schedule in door.rules if group in groups]
     if not schedules:
         return _denied(Reason.NO_RULE)
     if at.clock_trusted and not any(is_open(each, door.zone, at.now) for each in schedules):

@@ -75,6 +75,10 @@ _TO_ALL = (Revocation, RevocationSnapshot, Lockdowns)
 
 
 def opened(state: TrustedState, envelope: bytes, model: type[S], agent: str, now: datetime) -> S:
+    """A statement that is signed, well formed, for this agent and in time.
+
+    Raises what `open_statement` raises.
+    """
     statement = open_statement(
         envelope,
         model,
@@ -90,6 +94,7 @@ def opened(state: TrustedState, envelope: bytes, model: type[S], agent: str, now
 
 
 def payload_of(envelope: bytes, model: type[Statement]) -> bytes:
+    """The exact bytes that were signed, of an envelope that `opened` took."""
     purpose: str = model.model_fields["purpose"].default
     return unverified_payload(envelope, payload_type(purpose), max_bytes=MAX_STATEMENT_BYTES)
 
@@ -104,6 +109,7 @@ def is_repeated(number: int, held: int, same: bool, what: str) -> bool:
 
 
 def no_leap(what: str, number: int, known: int) -> None:
+    """Raises FastForward if `number` is too far beyond what is known."""
     if number > known + MAX_LEAP:
         raise FastForward(f"{what} {number} is too far ahead of {known}")
 
@@ -114,6 +120,7 @@ def differ(a: Version | LogHead | None, b: Version | LogHead | None) -> bool:
 
 
 def number_of(of: Version | LogHead | None) -> int:
+    """The number of what a hash stands by; 0 for none."""
     match of:
         case Version():
             return of.version
@@ -123,24 +130,29 @@ def number_of(of: Version | LogHead | None) -> int:
 
 
 def known_policy(state: TrustedState) -> int:
+    """The newest policy in force or named."""
     named = 0 if state.heartbeat is None else number_of(state.heartbeat.policy)
     binds = state.policy is not None and "policy" not in state.renewed
     return max(named, state.policy.counter if state.policy is not None and binds else 0)
 
 
 def known_sequence(state: TrustedState) -> int:
+    """The newest log entry held or named."""
     named = 0 if state.heartbeat is None else state.heartbeat.revocation.sequence
     return max(named, state.revocation.sequence)
 
 
 def known_lockdown(state: TrustedState) -> int:
+    """The newest lockdown statement held or named."""
     named = 0 if state.heartbeat is None else state.heartbeat.lockdown
     return max(named, lockdown_counter(state))
 
 
 def lockdown_counter(state: TrustedState) -> int:
+    """The lockdown statement held; 0 for none."""
     return 0 if state.lockdowns is None else state.lockdowns.counter
 
 
 def is_newcomer(state: TrustedState) -> bool:
+    """Whether nothing is known of the log, however long it may be."""
     return known_sequence(state) == 0

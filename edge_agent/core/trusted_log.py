@@ -19,7 +19,7 @@ from edge_agent.core.trusted_base import (
     opened,
 )
 from schemas.card_chunks import MAX_CHUNK_BYTES
-from schemas.errors import MalformedChunk, MixAndMatch, PartialBundle
+from schemas.errors import MalformedChunk, MixAndMatch, PartialBundle, Replayed
 from schemas.revocation import Denied, Revocation, RevocationSnapshot, read_denied
 from schemas.suites import suite
 from schemas.versions import LogHead
@@ -52,17 +52,18 @@ def after_revocation(
 
 def open_snapshot(
     state: TrustedState, envelope: bytes, agent: str, now: datetime
-) -> RevocationSnapshot | None:
-    """A snapshot that goes beyond the log that is held; None if it does not.
+) -> RevocationSnapshot:
+    """A snapshot that goes beyond the log that is held.
 
-    Raises what `open_statement` raises, Equivocation, Rollback, FastForward or MixAndMatch.
+    Raises what `open_statement` raises, Replayed, Equivocation, Rollback, FastForward or
+    MixAndMatch.
     """
     snapshot = opened(state, envelope, RevocationSnapshot, agent, now)
     head, held = LogHead(sequence=snapshot.counter, hash=snapshot.hash), state.revocation
-    if "revoke" not in state.renewed and is_repeated(
-        head.sequence, held.sequence, head == held, "snapshot"
-    ):
-        return None
+    if head == held:
+        raise Replayed(f"snapshot at {head.sequence} says what is held already")
+    if "revoke" not in state.renewed:
+        is_repeated(head.sequence, held.sequence, same=False, what="snapshot")
     if not is_newcomer(state):
         no_leap("snapshot", head.sequence, known_sequence(state))
     if state.heartbeat is not None and differ(head, state.heartbeat.revocation):
@@ -79,8 +80,6 @@ def after_snapshot(
     if a chunk is not there, and MalformedChunk if one is something else.
     """
     snapshot = open_snapshot(state, envelope, agent, now)
-    if snapshot is None:
-        return state, ()
     denied = tuple(_denied(state, snapshot, bodies))
     head = LogHead(sequence=snapshot.counter, hash=snapshot.hash)
     return replace(state, revocation=head, renewed=state.renewed - {"revoke"}), denied

@@ -229,13 +229,10 @@ def _names_nothing_too_far(state: TrustedState, new: Heartbeat) -> None:
 
 
 def _names_what_is_held(state: TrustedState, new: Heartbeat) -> None:
-    held = None
     if state.policy is not None and state.policy_hash is not None:
         held = Version(version=state.policy.counter, hash=state.policy_hash)
-    if "policy" not in state.renewed and differ(new.policy, held):
-        raise Equivocation(
-            f"heartbeat names another policy {number_of(new.policy)} than is in force"
-        )
+        if "policy" not in state.renewed and differ(new.policy, held):
+            raise Equivocation(f"heartbeat names another policy {held.version} than is in force")
     if "revoke" not in state.renewed and differ(new.revocation, state.revocation):
         raise Equivocation(
             f"heartbeat names another log entry {new.revocation.sequence} than the one held"

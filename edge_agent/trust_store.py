@@ -1,0 +1,369 @@
+"""What the agent believes, on disk before it counts: trusted state, denials, policy and cards.
+
+Each message is verified and kept in one transaction on one thread, and only then is it what the
+doors go by. So a kill at any moment leaves the state before or the one after, and nothing that was
+accepted is forgotten. The rules are in `core.trusted_state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from sqlite_utils import Database
+
+from edge_agent import trust_tables as tables
+from edge_agent.clock import Clock
+from edge_agent.core import trusted_state as rules
+from edge_agent.core.applied import Applied
+from edge_agent.core.door_mode import OVERRIDES, Override, exempt_groups
+from edge_agent.core.freshness import Heard
+from edge_agent.core.trusted_state import TrustedState
+from edge_agent.database import DatabaseThread, connect
+from edge_agent.lookup import Found, InForce, look_up
+from edge_agent.staging import Staging
+from schemas.card_chunks import MAX_CHUNK_BYTES
+from schemas.command import Action, Command
+from schemas.errors import Equivocation, MalformedChunk, PartialBundle, WrongAudience
+from schemas.lockdown import Lockdown
+from schemas.policy import DoorMode
+from schemas.root import Root
+from schemas.versions import Version
+
+
+class TrustStore:
+    """Open it with `open`. What is read is in memory, but for one card and its denials.
+
+    Those are looked up on the event loop itself: that takes some 50 us, a fraction of what handing
+    it to another thread and waiting for the interpreter costs at the worst moment.
+
+    The `take_*`, `offer_policy`, `add_chunk` and `apply_staged` calls raise refusals by their name
+    (`schemas.errors`), or sqlite3.Error; either way nothing has changed.
+    """
+
+    def __init__(self, reader: Database, writer: DatabaseThread, agent: str, clock: Clock) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._agent = agent
+        self._clock = clock
+        # The writer's thread assigns these, each after its commit.
+        self._state: TrustedState
+        self._in_force = InForce()
+        self._staging: Staging | None = None
+        self._missing: tuple[str, ...] = ()
+        self._overrides: Mapping[str, Override] = {}
+        self._denied_versions: frozenset[tuple[str, int]] = frozenset()
+        self._heard: Heard | None = None
+
+    @classmethod
+    async def open(cls, path: Path, pinned: Root, agent: str, clock: Clock) -> TrustStore:
+        """The store at `path`, made anew with the pinned root document if it is not there.
+
+        Raises WrongAudience or Equivocation if `path` is of another site than the pinned root, and
+        sqlite3.Error.
+        """
+        writer = DatabaseThread(path, "trust-writer")
+        try:
+            await writer.run(tables.create)
+            store = cls(connect(path), writer, agent, clock)
+            await writer.run(store._load, pinned)
+        except BaseException:
+            await writer.close()
+            raise
+        await writer.run(store._collect)
+        return store
+
+    async def close(self) -> None:
+        """Let go of the database."""
+        self._reader.close()
+        await self._writer.close()
+
+    @property
+    def state(self) -> TrustedState:
+        """What is believed, and durable."""
+        return self._state
+
+    @property
+    def applied(self) -> Applied | None:
+        """The policy in force; None before the first."""
+        return self._in_force.applied
+
+    @property
+    def lockdowns(self) -> tuple[Lockdown, ...]:
+        """The lockdowns in force, of doors elsewhere too."""
+        lockdowns = self._state.lockdowns
+        return () if lockdowns is None else lockdowns.active
+
+    @property
+    def overrides(self) -> Mapping[str, Override]:
+        """Door -> the mode it was commanded into, ended or not. A restart ends `unlocked`."""
+        return self._overrides
+
+    @property
+    def staged(self) -> Version | None:
+        """The policy whose chunks are being gathered."""
+        staging = self._staging
+        return None if staging is None else staging.candidate.version
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Digests of chunks that the staged policy lacks, as far as they are known."""
+        return self._missing
+
+    def heartbeat_age_s(self, now: datetime) -> float | None:
+        """How old the newest heartbeat is; None if there never was one. `now` is trusted time."""
+        heard = self._heard
+        return None if heard is None else heard.age_s(now, self._clock.monotonic())
+
+    def key_floor(self, domain: str) -> int:
+        """The lowest key version that counts in a domain."""
+        return self._state.key_floors.get(domain, 1)
+
+    def denied_versions(self, domain: str) -> frozenset[int]:
+        """Key versions of a domain that the revocation log denies."""
+        return frozenset(version for name, version in self._denied_versions if name == domain)
+
+    def locked_down(self) -> tuple[str, ...]:
+        """The doors of the policy in force that are locked down."""
+        applied = self.applied
+        if applied is None:
+            return ()
+        site, lockdowns = self._state.root.site, self.lockdowns
+        return tuple(
+            door
+            for door, view in applied.doors.items()
+            if exempt_groups(site, door, view.settings.areas, lockdowns) is not None
+        )
+
+    def find(self, card_id: str | None) -> Found:
+        """What policy and revocation log say of `card_id` (16 hex digits).
+
+        Raises PartialBundle if the disk has lost a part of the policy, or sqlite3.Error.
+        """
+        return look_up(self._reader, self._in_force, card_id)
+
+    async def take_root(self, envelope: bytes) -> None:
+        """Pin the next root document."""
+        await self._writer.run(self._take_root, envelope)
+
+    async def take_heartbeat(self, envelope: bytes, now: datetime) -> None:
+        """Hear the server's newest word."""
+        await self._writer.run(self._take_heartbeat, envelope, now)
+
+    async def take_revocation(self, envelope: bytes, now: datetime) -> None:
+        """Add entries of the revocation log to those held."""
+        await self._writer.run(self._take_revocation, envelope, now)
+
+    async def take_snapshot(
+        self, envelope: bytes, bodies: Mapping[str, bytes], now: datetime
+    ) -> None:
+        """Add a whole log to what is held; `bodies` has the chunks of the snapshot by digest."""
+        await self._writer.run(self._take_snapshot, envelope, bodies, now)
+
+    async def take_lockdowns(self, envelope: bytes, now: datetime) -> None:
+        """Go by the newest lockdowns."""
+        await self._writer.run(self._take_lockdowns, envelope, now)
+
+    async def take_command(self, envelope: bytes, session: str, now: datetime) -> Command:
+        """Count a command, and keep the override it sets or ends; acting on it is the caller's."""
+        return await self._writer.run(self._take_command, envelope, session, now)
+
+    async def offer_policy(self, envelope: bytes, now: datetime) -> tuple[str, ...]:
+        """Stage a policy in place of any other; the digests of the chunks that it lacks.
+
+        The policy in force stages nothing: see `staged`.
+        """
+        return await self._writer.run(self._offer_policy, envelope, now)
+
+    async def add_chunk(self, body: bytes) -> tuple[str, ...]:
+        """Keep a chunk that the staged policy lacks; the digests of those that it still lacks.
+
+        Raises MalformedChunk if it lacks no such chunk, or has another place for it.
+        """
+        return await self._writer.run(self._add_chunk, body)
+
+    async def apply_staged(self) -> Applied:
+        """Put the staged policy in force.
+
+        Raises PartialBundle if it lacks chunks or nothing is staged, and Equivocation, Rollback or
+        MixAndMatch if what has come meanwhile rules it out: then it is staged no more.
+        """
+        applied = await self._writer.run(self._apply_staged)
+        # Back on the event loop, so no look-up still reads the old policy's leaves.
+        await self._writer.run(self._collect)
+        return applied
+
+    async def drop_staged(self) -> None:
+        """Gather no more chunks for the staged policy."""
+        await self._writer.run(self._drop_staged)
+        await self._writer.run(self._collect)
+
+    # What follows runs on the writer's thread, one after another.
+
+    def _load(self, database: Database, pinned: Root) -> None:
+        state = tables.load(database)
+        if state is None:
+            state = TrustedState.pinned(pinned)
+            with database.atomic():
+                tables.save(database, None, state)
+        _same_site(state.root, pinned)
+        self._state = state
+        self._overrides = tables.load_overrides(database)
+        self._denied_versions = tables.denied_versions(database)
+        if state.heartbeat is not None:
+            issued, clock = state.heartbeat.issued, self._clock
+            self._heard = Heard.of(issued, clock.now(), clock.monotonic())
+        if state.policy is not None and state.policy_hash is not None:
+            held = rules.Candidate(state.policy, state.policy_hash)
+            self._in_force = InForce.of(self._staging_of(database, held))
+        staged = tables.load_staged(database)
+        if staged is not None:
+            self._stage(self._staging_of(database, staged))
+
+    def _take_root(self, database: Database, envelope: bytes) -> None:
+        before = self._state
+        state = rules.after_root(before, envelope)
+        signs = [root.roles["policy"].keyids for root in (before.root, state.root)]
+        self._keep(database, state)
+        if signs[0] != signs[1]:  # who signed what is staged may have no say any more
+            self._drop_staged(database)
+
+    def _take_heartbeat(self, database: Database, envelope: bytes, now: datetime) -> None:
+        state = rules.after_heartbeat(self._state, envelope, self._agent, now)
+        if state is self._state:
+            return
+        self._keep(database, state)
+        if state.heartbeat is not None:
+            self._heard = Heard.of(state.heartbeat.issued, now, self._clock.monotonic())
+
+    def _take_revocation(self, database: Database, envelope: bytes, now: datetime) -> None:
+        state, denied = rules.after_revocation(self._state, envelope, self._agent, now)
+        self._keep(database, state, lambda: tables.add_denials(database, denied))
+        self._denied_versions = tables.denied_versions(database)
+
+    def _take_snapshot(
+        self, database: Database, envelope: bytes, bodies: Mapping[str, bytes], now: datetime
+    ) -> None:
+        state, denied = rules.after_snapshot(self._state, envelope, self._agent, now, bodies)
+        self._keep(database, state, lambda: tables.add_denials(database, denied))
+        self._denied_versions = tables.denied_versions(database)
+
+    def _take_lockdowns(self, database: Database, envelope: bytes, now: datetime) -> None:
+        self._keep(database, rules.after_lockdowns(self._state, envelope, self._agent, now))
+
+    def _take_command(
+        self, database: Database, envelope: bytes, session: str, now: datetime
+    ) -> Command:
+        state, command = rules.after_command(self._state, envelope, self._agent, session, now)
+        overrides = dict(self._overrides)
+        mode = OVERRIDES.get(command.action)
+        if command.door is None or (mode is None and command.action is not Action.NORMAL):
+            self._keep(database, state)
+            return command
+        door, override = command.door, None if mode is None else Override(mode, command.until)
+        overrides.pop(door, None)
+        if override is not None:
+            overrides[door] = override
+        # After a restart nobody knows who is at an unlocked door: it is locked then.
+        lasting = None if mode is DoorMode.UNLOCKED else override
+        self._keep(database, state, lambda: tables.set_override(database, door, lasting))
+        self._overrides = overrides
+        return command
+
+    def _offer_policy(self, database: Database, envelope: bytes, now: datetime) -> tuple[str, ...]:
+        candidate = rules.after_policy(self._state, envelope, self._agent, now)
+        if candidate.hash == self._state.policy_hash:
+            self._drop_staged(database)
+            return ()
+        staging = self._staging_of(database, candidate)
+        with database.atomic():
+            tables.save_staged(database, candidate)
+        self._stage(staging)
+        return self._missing
+
+    def _add_chunk(self, database: Database, body: bytes) -> tuple[str, ...]:
+        if len(body) > MAX_CHUNK_BYTES:
+            raise MalformedChunk(f"chunk of {len(body)} bytes, the limit is {MAX_CHUNK_BYTES}")
+        digest, staging = self._state.digest(body), self._staging
+        if staging is None:
+            raise MalformedChunk(f"chunk {digest}: no policy is staged that could lack it")
+        staging.check(digest, body)
+        # A chunk that is lost in a power cut is asked for again; before the policy comes into
+        # force, a commit that is synced syncs the whole log, and with it the chunks.
+        database.execute("PRAGMA synchronous=NORMAL")
+        try:
+            with database.atomic():
+                tables.add_chunk(database, digest, body)
+        finally:
+            database.execute("PRAGMA synchronous=FULL")
+        staging.add(digest, body)
+        self._missing = tuple(staging.missing)
+        return self._missing
+
+    def _apply_staged(self, database: Database) -> Applied:
+        staging = self._staging
+        if staging is None or staging.missing:
+            lacking = "no policy is staged" if staging is None else f"{len(staging.missing)} lack"
+            raise PartialBundle(f"policy can't come into force: {lacking}")
+        try:
+            state = rules.with_policy(self._state, staging.candidate)
+        except Exception:
+            self._drop_staged(database)
+            raise
+        self._keep(database, state, lambda: tables.save_staged(database, None))
+        self._in_force = InForce.of(staging)
+        self._stage(None)
+        assert self._in_force.applied is not None
+        return self._in_force.applied
+
+    def _drop_staged(self, database: Database) -> None:
+        if self._staging is None:
+            return
+        with database.atomic():
+            tables.save_staged(database, None)
+        self._stage(None)
+
+    def _collect(self, database: Database) -> None:
+        """Delete the chunks that no policy names any more."""
+        state, staging = self._state, self._staging
+        named = set(self._in_force.leaves.values())
+        if state.policy is not None:
+            named.update(state.policy.cards.values())
+        if staging is not None:
+            named.update(staging.candidate.policy.cards.values(), staging.leaves.values())
+        with database.atomic():
+            tables.forget_chunks(database, tables.chunk_digests(database) - named)
+
+    def _keep(
+        self, database: Database, state: TrustedState, more: Callable[[], None] | None = None
+    ) -> None:
+        """Commit the state, with `more` in the same transaction, and then go by it."""
+        if state is self._state:
+            return
+        with database.atomic():
+            tables.save(database, self._state, state)
+            if more is not None:
+                more()
+        self._state = state
+
+    def _staging_of(self, database: Database, candidate: rules.Candidate) -> Staging:
+        have = tables.chunk_digests(database)
+        return Staging(candidate, have.__contains__, lambda digest: tables.chunk(database, digest))
+
+    def _stage(self, staging: Staging | None) -> None:
+        self._staging = staging
+        self._missing = () if staging is None else tuple(staging.missing)
+
+
+def _same_site(held: Root, pinned: Root) -> None:
+    if held.site != pinned.site or held.suite != pinned.suite:
+        raise WrongAudience(
+            f"state of site {held.site} ({held.suite}), but the root document is of"
+            f" {pinned.site} ({pinned.suite}): give this agent a state directory of its own"
+        )
+    if held.version == pinned.version and held != pinned:
+        raise Equivocation(
+            f"another root document {pinned.version} than the one pinned before: give this agent"
+            " the root document it was enrolled with, or a new state directory"
+        )
