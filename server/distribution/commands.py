@@ -17,6 +17,7 @@ from typing import Any, Literal
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from pydantic import ValidationError
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.command import MOVES_THE_STRIKE, PATIENT, PROMPT, Action, Command
@@ -33,6 +34,7 @@ from schemas.topics import COMMAND, down
 from server.clock import Clock, microseconds
 from server.store.announcements import announce
 from server.store.counters import next_command
+from server.store.model_tables import doors
 
 ANSWER_S = 7.0
 """An agent that is there answers within a second; after this a strike command can't be executed."""
@@ -46,13 +48,17 @@ State = Literal["executed", "refused", "unconfirmed", "not_sent"]
 log = structlog.get_logger(__name__)
 
 
+class NoSuchDoor(LookupError):
+    """The management model has no door of this name."""
+
+
 @dataclass(frozen=True)
 class CommandResult:
     """What became of a command.
 
     `unconfirmed`: it was sent, and no answer came; until `expires` it may yet be carried out.
-    `latency_ms` is from its time of issue to the act, by the agent; `operator_to_strike_ms` also has
-    what went before, from the request on.
+    `operator_to_strike_ms` is from the request, when the command is issued, to the act at the door:
+    by the agent's clock, if that is known to be right.
     """
 
     state: State
@@ -61,7 +67,6 @@ class CommandResult:
     agent: str | None = None
     expires: datetime | None = None
     reason: str | None = None
-    latency_ms: float | None = None
     operator_to_strike_ms: float | None = None
 
 
@@ -124,8 +129,7 @@ class Commands:
 
     async def send(
         self,
-        agent: str,
-        door: str | None,
+        door: str,
         action: Action,
         by: str,
         *,
@@ -133,12 +137,35 @@ class Commands:
         person: str | None = None,
         direction: Literal["in", "out"] | None = None,
     ) -> CommandResult:
-        """Tell `agent` to do `action` at its `door` (none for a reboot), and say what came of it.
+        """Have `action` done at a door, and say what came of it.
 
-        Raises ValueError if the action needs something that is not given, or what the database
-        raises; then nothing was sent.
+        Raises NoSuchDoor, ValueError if the action needs something that is not given or forbids
+        what is, or what the database raises: in each case nothing was sent.
         """
         asked = self._clock.now()
+        agent = await self._agent_of(door)
+        if agent is None:
+            return self._counted(CommandResult("not_sent", f"no agent serves the door {door}"))
+        return await self._send(
+            agent, door, action, by, asked, until=until, person=person, direction=direction
+        )
+
+    async def reboot(self, agent: str, by: str) -> CommandResult:
+        """End the agent's process; its supervisor starts it again. Raises what the database does."""
+        return await self._send(agent, None, Action.REBOOT, by, self._clock.now())
+
+    async def _send(
+        self,
+        agent: str,
+        door: str | None,
+        action: Action,
+        by: str,
+        asked: datetime,
+        *,
+        until: datetime | None = None,
+        person: str | None = None,
+        direction: Literal["in", "out"] | None = None,
+    ) -> CommandResult:
         session = self._session(agent)
         if not self._connected() or session is None:
             who = f"agent {agent}" if self._connected() else "the server itself"
@@ -174,6 +201,17 @@ class Commands:
         return self._counted(
             CommandResult("unconfirmed", detail, command.id, agent=agent, expires=command.expires)
         )
+
+    async def _agent_of(self, door: str) -> str | None:
+        query = select(doors.c.agent).where(doors.c.id == door)
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        if row is None:
+            raise NoSuchDoor(
+                f"there is no door {door}: `ostiary doors status` shows those there are"
+            )
+        agent: str | None = row.agent
+        return agent
 
     def result(self, name: str, data: Mapping[str, Any], agent: str) -> None:
         """Take an event that `agent` has signed and that is committed now."""
@@ -226,6 +264,5 @@ def _told(command: Command, told: CommandExecuted | CommandRefused) -> CommandRe
         f"agent {command.audience} has done it",
         command.id,
         command.audience,
-        latency_ms=told.latency_ms,
         operator_to_strike_ms=told.latency_ms,
     )

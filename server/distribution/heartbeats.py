@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter
@@ -24,7 +24,7 @@ from schemas.heartbeat import INTERVAL_S, Heartbeat
 from schemas.statement import sign_statement
 from schemas.topics import HEARTBEAT, down
 from schemas.versions import LogHead, Version
-from server.clock import Clock, microseconds
+from server.clock import Clock, from_microseconds, microseconds
 from server.store.counters import read_reserved, reserve
 
 TICK_S = 0.1
@@ -63,7 +63,10 @@ class HeartbeatMetrics:
 
 
 class Heartbeats:
-    """Signs and sends them. Counters are times in microseconds and go up over restarts too."""
+    """Signs and sends them; `load` first, then `run`.
+
+    Counters are times in microseconds and go up over restarts too.
+    """
 
     def __init__(
         self,
@@ -90,33 +93,32 @@ class Heartbeats:
         self._turn = 0
         self._round_s = 0.0
         self._issued: dict[str, datetime] = {}
+        self._earlier: datetime | None = None
+        """No heartbeat of an earlier run was issued later: counters are times, and reserved."""
 
     def beat(self, agent: str) -> None:
         """Send this agent one now: it is new here, or something it is to name is."""
         self._urgent[agent] = None
         self._wake.set()
 
-    def welcome(self) -> None:
-        """The broker is there again: send to those who had to go without."""
-        old = self._clock.now() - timedelta(seconds=INTERVAL_S)
-        for agent in self._agents():
-            issued = self._issued.get(agent)
-            if issued is None or issued <= old:
-                self.beat(agent)
-
     def issued(self, agent: str) -> datetime | None:
-        """When the agent's newest heartbeat of this run was issued: it can hold none newer."""
-        return self._issued.get(agent)
+        """The agent can hold no heartbeat that was issued later. None: there never was one."""
+        return self._issued.get(agent, self._earlier)
+
+    async def load(self) -> None:
+        """Read how far an earlier run may have counted."""
+        self._last = self._reserved = await read_reserved(self._engine)
+        self._earlier = from_microseconds(self._reserved) if self._reserved else None
 
     async def run(self) -> None:
         """Send heartbeats until cancelled."""
-        self._last = self._reserved = await read_reserved(self._engine)
         self._begin_round(self._clock.monotonic())
         while True:
-            agents = self._take()
-            if agents and self._connected():
+            # without a broker nobody's turn passes: those who wait get theirs when it is back
+            connected = self._connected()
+            if connected and (agents := self._take()):
                 await self._send(agents)
-            if not self._urgent:
+            if not connected or not self._urgent:
                 await self._rest()
 
     async def _rest(self) -> None:

@@ -49,17 +49,8 @@ DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, OSError)
 
 Publish = Callable[[str, bytes, bool], Awaitable[None]]
 """(topic, payload, retain); raises ConnectionError while there is no broker."""
-Cleared = Callable[[AsyncConnection, RevokedKind, Sequence[str]], Awaitable[Mapping[str, int]]]
-"""Up to which sequence the management model has answered revocations of each subject."""
 
 log = structlog.get_logger(__name__)
-
-
-async def nobody_cleared(
-    _connection: AsyncConnection, _kind: RevokedKind, _subjects: Sequence[str]
-) -> Mapping[str, int]:
-    """Every revocation stands."""
-    return {}
 
 
 @dataclass(frozen=True)
@@ -104,12 +95,10 @@ class Revocations:
         clock: Clock,
         announced: Callable[[], None],
         alarm: Callable[[Refusal], None],
-        cleared: Cleared = nobody_cleared,
     ) -> None:
         self._engine, self._site, self._suite = engine, site, suite
         self._messages, self._publish, self._clock = messages, publish, clock
         self._announced, self._alarm = announced, alarm
-        self._cleared = cleared
         self._ends = rows.Ends(LogHead(), LogHead(), 0)
         self._unsure = False
         self._asked: deque[_Asked] = deque()
@@ -286,7 +275,7 @@ class Revocations:
         standing: dict[tuple[RevokedKind, str], RevocationEntry] = {}
         for kind in {each.kind for each in subjects}:
             names = sorted({each.subject for each in subjects if each.kind == kind})
-            cleared = await self._cleared(connection, kind, names)
+            cleared = await rows.read_cleared(connection, kind, names)
             for name, entry in (await rows.newest_of(connection, kind, names)).items():
                 if entry.sequence > cleared.get(name, 0):
                     standing[kind, name] = entry

@@ -14,6 +14,7 @@ from schemas.revocation import Denied, RevocationEntry, RevocationReason, Revoke
 from schemas.versions import LogHead
 from server.clock import from_microseconds, microseconds
 from server.store.distribution_tables import revocation_bases, revocations
+from server.store.model_tables import cards, persons
 
 _AT_ONCE = 500
 
@@ -94,6 +95,21 @@ async def newest_of(
             .order_by(revocations.c.sequence)
         )
         found.update({row.subject: _entry(row) for row in await connection.execute(query)})
+    return found
+
+
+async def read_cleared(
+    connection: AsyncConnection, kind: RevokedKind, subjects: Sequence[str]
+) -> dict[str, int]:
+    """Up to which sequence the model has answered revocations of each subject that it knows."""
+    if kind == "key-version":  # nothing answers those
+        return {}
+    table = cards if kind == "card" else persons
+    found: dict[str, int] = {}
+    for start in range(0, len(subjects), _AT_ONCE):
+        some = subjects[start : start + _AT_ONCE]
+        query = select(table.c.id, table.c.cleared).where(table.c.id.in_(some))
+        found.update({row.id: row.cleared for row in await connection.execute(query)})
     return found
 
 
