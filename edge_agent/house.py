@@ -9,17 +9,28 @@ from datetime import datetime
 from edge_agent.config import Door
 from edge_agent.core.applied import Applied
 from edge_agent.core.decision import Circumstances, Direction, DoorView
+from edge_agent.core.door import Cause
 from edge_agent.core.door_mode import effective_mode, exempt_groups, standing_mode
 from edge_agent.core.freshness import Freshness, freshness
 from edge_agent.core.lockout import Lockout
+from edge_agent.core.mode_change import source_of
 from edge_agent.door_io.port import DoorIo
 from edge_agent.elements import Elements
 from edge_agent.readers.port import Reader
 from edge_agent.recorder import Recorder
 from edge_agent.trust_store import TrustStore
 from schemas.events import ClockStatus
-from schemas.policy import DoorMode
+from schemas.policy import DoorMode, DoorSettings
 from schemas.suites import RandomBytes
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """How a door is to behave, in which mode, and what gives it that mode."""
+
+    settings: DoorSettings
+    mode: DoorMode
+    source: Cause
 
 
 @dataclass(frozen=True)
@@ -55,18 +66,24 @@ class House:
         """What that means at a door."""
         return freshness(self.heartbeat_age_s(), self.view(door).settings.grace_s)
 
-    def mode(self, door: str) -> DoorMode:
-        """The mode the door is to be in now."""
-        now, status = self.recorder.judge_time()
-        return effective_mode(
+    def mode(self, door: str) -> Ruling:
+        """The mode the door is to be in now, and what gives it."""
+        now, _ = self.recorder.judge_time()
+        view, override = self.view(door), self.store.overrides.get(door)
+        mode = effective_mode(
             self.site,
             door,
-            self.view(door),
+            view,
             lockdowns=self.store.lockdowns,
-            override=self.store.overrides.get(door),
+            override=override,
             now=now,
-            in_time=self._in_time(self.store.applied, door, now, status),
+            in_time=self.in_time(door),
         )
+        return Ruling(view.settings, mode, source_of(mode, view, override, now=now))
+
+    def in_time(self, door: str) -> bool:
+        """Whether a door may be left free: what is known is right, recent, and not over."""
+        return self._in_time(self.store.applied, door, *self.recorder.judge_time())
 
     def circumstances(
         self, applied: Applied | None, door: str, direction: Direction, locked_out_s: float
@@ -96,7 +113,6 @@ class House:
     def _in_time(
         self, applied: Applied | None, door: str, now: datetime, status: ClockStatus
     ) -> bool:
-        """Whether something may leave the door free: all that is known is right and recent."""
         if applied is None or applied.is_over(now) or not _is_trusted(status):
             return False
         grace_s = self.view_of(applied, door).settings.grace_s
