@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 BUSY_TIMEOUT_MS = 10_000
 
@@ -48,6 +50,17 @@ async def open_database(target: Path | str) -> AsyncEngine:
         await engine.dispose()
         raise
     return engine
+
+
+@asynccontextmanager
+async def snapshot(db: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection that sees one state of the database, whatever is committed meanwhile."""
+    async with db.connect() as connection:
+        if db.dialect.name == "sqlite":  # its driver begins a transaction for a write alone
+            await connection.exec_driver_sql("BEGIN")
+            yield connection
+        else:
+            yield await connection.execution_options(isolation_level="REPEATABLE READ")
 
 
 def _sqlite_pragmas(connection: Any, _record: object) -> None:
