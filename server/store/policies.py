@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import cast
 
-from sqlalchemy import and_, delete, func, insert, select
+from sqlalchemy import and_, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from schemas.versions import Version
 from server.store.distribution_tables import policies, policy_chunks
+from server.store.tables import meta
 
+_DAY = "policies.day"
 _AT_ONCE = 250
 """Bound parameters a statement may have are limited."""
 
@@ -109,3 +112,16 @@ async def forget(
                 policy_chunks.c.digest.in_(names[start : start + _AT_ONCE]),
             )
         )
+
+
+async def day_looked_at(connection: AsyncConnection) -> str | None:
+    """The day on which all agents' policies were last looked at, as `looked_at` was told."""
+    query = select(meta.c.value).where(meta.c.key == _DAY)
+    return cast("str | None", await connection.scalar(query))
+
+
+async def looked_at(connection: AsyncConnection, day: str) -> None:
+    """All policies are those of `day`."""
+    moved = await connection.execute(update(meta).where(meta.c.key == _DAY).values(value=day))
+    if not moved.rowcount:
+        await connection.execute(insert(meta).values(key=_DAY, value=day))

@@ -1,0 +1,324 @@
+"""The policy of every agent, kept up with the model: what changed is compiled, signed and told.
+
+Desired state follows the model and waits for no agent: a policy is stored, and the agent is told if
+it is there. One that was away learns of it by its heartbeat and pulls it. What can't be made for
+one agent holds up no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from importlib.metadata import version as version_of
+from zoneinfo import ZoneInfo
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from schemas.envelope import Signer
+from schemas.root import Root
+from schemas.suites import Suite
+from schemas.topics import POLICY, down
+from schemas.versions import MAX_LEAP, Version
+from server.clock import Clock
+from server.core.card_tree import PolicyTooLarge
+from server.distribution.compiling import WHOLE, Compiler, Task
+from server.ingest.verify import AlarmKind, Refusal
+from server.model.reading import agents_with_doors, forget_touched, touched_since
+from server.model.revisions import touch
+from server.store import policies as rows
+from server.store.database import snapshot
+from server.store.model_tables import model_state
+
+QUIET_S = 0.1
+"""So long nothing must change before policies are made ..."""
+PATIENCE_S = 2.0
+"""... but no longer than this does a change wait for others."""
+LOOK_S = 3600.0
+"""How often to see whether a new day has come; a clock may have been set meanwhile."""
+RETRY_S = 30.0
+AT_ONCE = 3
+"""Agents whose policies are made at a time; the compiler's thread is the narrow place."""
+TELLERS = 4
+
+Publish = Callable[[str, bytes, bool], Awaitable[None]]
+"""(topic, payload, retain); raises ConnectionError while there is no broker."""
+DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, OSError)
+
+log = structlog.get_logger(__name__)
+
+
+class Policies:
+    """`load` first, then `run`; `model_changed` after each change of the model."""
+
+    def __init__(
+        self,
+        *,
+        engine: AsyncEngine,
+        root: Callable[[], Root],
+        suite: Suite,
+        signer: Signer,
+        executor: ThreadPoolExecutor,
+        clock: Clock,
+        metrics: CollectorRegistry,
+        publish: Publish,
+        live: Callable[[], Collection[str]],
+        beat: Callable[[str], Awaitable[None]],
+        announced: Callable[[], None],
+        alarm: Callable[[Refusal], None],
+    ) -> None:
+        self._engine, self._root, self._clock = engine, root, clock
+        self._publish, self._live, self._beat = publish, live, beat
+        self._announced, self._alarm = announced, alarm
+        self._compiler = Compiler(
+            engine=engine, root=root, suite=suite, signer=signer, executor=executor, clock=clock
+        )
+        self._newest: dict[str, Version] = {}
+        self._reported: dict[str, Version] = {}
+        self._due: dict[str, Task] = {}
+        self._busy: set[str] = set()
+        self._again: set[str] = set()
+        """Agents for whom something went wrong that may pass."""
+        self.failures: dict[str, str] = {}
+        """agent -> why its newest policy is not what the model says."""
+        self._seen = 0
+        """The revision of the model up to which changes were looked at."""
+        self._day = ""
+        self._checked = False
+        self._wake, self._work, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._untold: asyncio.Queue[str] = asyncio.Queue()
+        self._metrics = _Metrics(metrics)
+
+    async def load(self) -> None:
+        """Read which versions there are."""
+        self._newest = await rows.newest_versions(self._engine)
+
+    def newest(self, agent: str) -> Version | None:
+        """The newest policy of an agent; None: it has none yet."""
+        return self._newest.get(agent)
+
+    async def envelope(self, agent: str) -> bytes | None:
+        """The newest policy of an agent, signed."""
+        async with self._engine.connect() as connection:
+            stored = await rows.newest_policy(connection, agent)
+        return None if stored is None else stored.envelope
+
+    async def chunks(self, agent: str, digests: Iterable[str]) -> Mapping[str, bytes]:
+        """Those of these chunks that a policy of this agent names."""
+        async with self._engine.connect() as connection:
+            return await rows.read_chunks(connection, agent, digests)
+
+    def model_changed(self) -> None:
+        """The model was changed, and committed."""
+        self._wake.set()
+
+    def reported(self, agent: str, applied: Version | None) -> None:
+        """Take the policy that `agent` reports to have applied.
+
+        One that this server never made is of a database that was restored from a backup since: the
+        next version is above it.
+        """
+        if applied is None:
+            self._reported.pop(agent, None)
+            return
+        before, self._reported[agent] = self._reported.get(agent), applied
+        own = self._newest.get(agent)
+        known = own.version if own is not None else 0
+        stray = applied.version > known or (applied.version == known and applied != own)
+        if not stray or applied == before:
+            return
+        ahead = f"agent {agent} has applied policy {applied.version}, the newest is {known}"
+        if applied.version > known + MAX_LEAP:
+            self._alarm(Refusal(AlarmKind.STATE_BEHIND, agent, f"{ahead}: too far to follow"))
+            return
+        self._alarm(Refusal(AlarmKind.STATE_BEHIND, agent, f"{ahead}: the next one goes beyond it"))
+        self._owe(agent, Task(anew=True))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Keep policies up with the model and tell agents of them, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(TELLERS):
+                group.create_task(self._tell_stage())
+            for _ in range(AT_ONCE):
+                group.create_task(self._make_stage())
+            group.create_task(self._tidy_stage())
+            wait_s = 0.0
+            while True:
+                await self._settled(wait_s)
+                wait_s = await self._look()
+
+    async def _settled(self, wait_s: float) -> None:
+        """Wait for a change, or so long, and then until it is quiet."""
+        if await self._woken(wait_s):
+            deadline_s = self._clock.monotonic() + PATIENCE_S
+            while (left_s := deadline_s - self._clock.monotonic()) > 0:
+                self._wake.clear()
+                if not await self._woken(min(QUIET_S, left_s)):
+                    break
+        self._wake.clear()
+
+    async def _woken(self, wait_s: float) -> bool:
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _look(self) -> float:
+        """Note what is to be made; after how many seconds to look again if nothing changes."""
+        try:
+            if not self._checked:
+                await self._sign_again()
+                self._checked = True
+            async with snapshot(self._engine) as connection:
+                touched = await touched_since(connection, self._seen)
+                with_doors = await agents_with_doors(connection)
+                zone = ZoneInfo(str(await connection.scalar(select(model_state.c.timezone))))
+                day = f"{self._clock.now().astimezone(zone).date()} {version_of('ostiary')}"
+                new_day = await rows.day_looked_at(connection) != day
+        except DATABASE_ERRORS as error:
+            log.error(
+                "model_not_read",
+                why=str(error)[:500],
+                retry_s=RETRY_S,
+                next_step="check the database; doors go by the policies they have",
+            )
+            return RETRY_S
+        everyone = {*with_doors, *self._newest}
+        for agent in (
+            everyone if touched.everyone else self._again | {*with_doors} - {*self._newest}
+        ):
+            self._owe(agent, WHOLE)
+        for agent, slots in touched.agents.items():
+            self._owe(agent, Task(slots))
+        for agent in everyone if new_day and day != self._day else ():
+            self._owe(agent, Task())
+        self._seen, self._day = touched.revision, day
+        self._again = set()
+        self._idle.set()
+        return min(LOOK_S, _until_midnight_s(self._clock.now(), zone))
+
+    def _owe(self, agent: str, task: Task) -> None:
+        self._due[agent] = self._due.get(agent, Task()).with_(task)
+        self._metrics.waiting.set(len(self._due))
+        self._work.set()
+
+    async def _make_stage(self) -> None:
+        while True:
+            agent = next((each for each in self._due if each not in self._busy), None)
+            if agent is None:
+                self._work.clear()
+                await self._work.wait()
+                continue
+            task = self._due.pop(agent)
+            self._busy.add(agent)
+            try:
+                await self._make(agent, task)
+            finally:
+                self._busy.discard(agent)
+            self._metrics.waiting.set(len(self._due))
+            self._work.set()  # the same agent may be due again
+            self._idle.set()
+
+    async def _make(self, agent: str, task: Task) -> None:
+        reported, own = self._reported.get(agent), self._newest.get(agent)
+        above = reported.version if reported is not None else 0
+        if above > (own.version if own else 0) + MAX_LEAP:
+            above = 0
+        if agent in self.failures:
+            task = task.with_(WHOLE)  # what it failed at is not done yet
+        try:
+            with self._metrics.seconds.time():
+                made = await self._compiler.make(agent, task, above)
+        except Exception as error:  # whatever it is: the other agents get their policies
+            self.failures[agent] = str(error)[:500]
+            self._metrics.failed.inc()
+            if isinstance(error, PolicyTooLarge):
+                log.error("policy_not_made", agent=agent, why=str(error))
+            else:
+                log.exception("policy_not_made", agent=agent, retry_s=RETRY_S)
+                self._again.add(agent)
+                asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
+            return
+        self.failures.pop(agent, None)
+        if made is not None:
+            self._newest[agent] = made
+            self._metrics.published.inc()
+            self._announced()
+            self._untold.put_nowait(agent)
+            log.info("policy_published", agent=agent, version=made.version)
+
+    async def _tidy_stage(self) -> None:
+        """Once all is made, forget what was: after a crash it would be looked at again."""
+        done = (0, "")
+        while True:
+            await self._idle.wait()
+            self._idle.clear()
+            seen, day = looked = (self._seen, self._day)
+            if self._due or self._busy or looked == done or not day:
+                continue
+            try:
+                async with self._engine.begin() as connection:
+                    await forget_touched(connection, seen)
+                    await touch(connection, seen, dict.fromkeys(self.failures))
+                    await rows.looked_at(connection, day)
+            except DATABASE_ERRORS as error:
+                log.error("changes_not_forgotten", why=str(error)[:500], consequence="looked again")
+            else:
+                done = looked
+
+    async def _tell_stage(self) -> None:
+        while True:
+            agent = await self._untold.get()
+            if agent not in self._live():
+                continue  # its heartbeat will say so when it is back
+            try:
+                envelope = await self.envelope(agent)
+                if envelope is not None:
+                    await self._publish(down(self._root().site, agent, POLICY), envelope, False)
+                await self._beat(agent)
+            except (ConnectionError, *DATABASE_ERRORS) as error:
+                log.info("policy_not_told", agent=agent, why=str(error)[:500])
+
+    async def _sign_again(self) -> None:
+        """Owe a new version to agents whose stored one is not signed by the present key."""
+        for agent in sorted(self._newest):
+            async with self._engine.connect() as connection:
+                stored = await rows.newest_policy(connection, agent)
+            if stored is not None and not await self._compiler.is_ours(stored):
+                self._owe(agent, Task(None, anew=True))
+
+
+def _until_midnight_s(now: datetime, zone: ZoneInfo) -> float:
+    """Seconds to a little after the next local midnight."""
+    local = now.astimezone(zone)
+    tomorrow = local.date() + timedelta(days=1)
+    midnight = datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=zone)
+    return max(1.0, midnight.timestamp() - now.timestamp() + 1.0)
+
+
+class _Metrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.waiting = Gauge(
+            "ostiary_policies_waiting", "Agents whose policy is being made", registry=registry
+        )
+        self.published = Counter(
+            "ostiary_policies_published_total", "Policies signed and stored", registry=registry
+        )
+        self.failed = Counter(
+            "ostiary_policies_failed_total", "Policies that could not be made", registry=registry
+        )
+        self.seconds = Histogram(
+            "ostiary_policy_seconds",
+            "Duration of making one agent's policy, or finding that it says nothing new",
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+            registry=registry,
+        )
