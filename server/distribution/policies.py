@@ -69,7 +69,7 @@ class Policies:
         metrics: CollectorRegistry,
         publish: Publish,
         live: Callable[[], Collection[str]],
-        beat: Callable[[str], Awaitable[None]],
+        beat: Callable[[str], None],
         announced: Callable[[], None],
         alarm: Callable[[Refusal], None],
     ) -> None:
@@ -284,7 +284,7 @@ class Policies:
                 envelope = await self.envelope(agent)
                 if envelope is not None:
                     await self._publish(down(self._root().site, agent, POLICY), envelope, False)
-                await self._beat(agent)
+                self._beat(agent)
             except (ConnectionError, *DATABASE_ERRORS) as error:
                 log.info("policy_not_told", agent=agent, why=str(error)[:500])
 
