@@ -166,8 +166,15 @@ class TrustStore:
         await self._writer.run(self._take_lockdowns, envelope, now)
 
     async def take_command(self, envelope: bytes, session: str, now: datetime) -> Command:
-        """Count a command, and keep the override it sets or ends; acting on it is the caller's."""
+        """Count a command, and keep what `lock` or `block` sets and `normal` ends with it.
+
+        Acting on it is the caller's, and so is all of `unlock`, which may be refused.
+        """
         return await self._writer.run(self._take_command, envelope, session, now)
+
+    async def set_override(self, door: str, override: Override | None) -> None:
+        """Keep the mode that a door is commanded into, in place of any before; None: of none."""
+        await self._writer.run(self._set_override, door, override)
 
     async def offer_policy(self, envelope: bytes, now: datetime) -> tuple[str, ...]:
         """Stage a policy in place of any other; the digests of the chunks that it lacks.
@@ -256,20 +263,23 @@ class TrustStore:
         self, database: Database, envelope: bytes, session: str, now: datetime
     ) -> Command:
         state, command = rules.after_command(self._state, envelope, self._agent, session, now)
-        overrides = dict(self._overrides)
         mode = OVERRIDES.get(command.action)
-        if command.door is None or (mode is None and command.action is not Action.NORMAL):
+        door, override = command.door, None if mode is None else Override(mode, command.until)
+        # Whether a door may be unlocked is not known here: `set_override` comes for that.
+        sets = mode is not None and mode is not DoorMode.UNLOCKED
+        if door is None or not (sets or command.action is Action.NORMAL):
             self._keep(database, state)
             return command
-        door, override = command.door, None if mode is None else Override(mode, command.until)
-        overrides.pop(door, None)
-        if override is not None:
-            overrides[door] = override
-        # After a restart nobody knows who is at an unlocked door: it is locked then.
-        lasting = None if mode is DoorMode.UNLOCKED else override
-        self._keep(database, state, lambda: tables.set_override(database, door, lasting))
-        self._overrides = overrides
+        self._keep(database, state, lambda: tables.set_override(database, door, override))
+        self._overrides = _with(self._overrides, door, override)
         return command
+
+    def _set_override(self, database: Database, door: str, override: Override | None) -> None:
+        # After a restart nobody knows who is at an unlocked door: it is locked then.
+        unlocked = override is not None and override.mode is DoorMode.UNLOCKED
+        with database.atomic():
+            tables.set_override(database, door, None if unlocked else override)
+        self._overrides = _with(self._overrides, door, override)
 
     def _offer_policy(self, database: Database, envelope: bytes, now: datetime) -> tuple[str, ...]:
         candidate = rules.after_policy(self._state, envelope, self._agent, now)
@@ -354,6 +364,13 @@ class TrustStore:
     def _stage(self, staging: Staging | None) -> None:
         self._staging = staging
         self._missing = () if staging is None else tuple(staging.missing)
+
+
+def _with(
+    overrides: Mapping[str, Override], door: str, override: Override | None
+) -> Mapping[str, Override]:
+    others = {name: each for name, each in overrides.items() if name != door}
+    return others if override is None else {**others, door: override}
 
 
 def _same_site(held: Root, pinned: Root) -> None:
