@@ -10,31 +10,46 @@ from typing import Any
 from edge_agent.config import Door
 from edge_agent.core.decision import Direction
 from edge_agent.core.door import (
-    Contact,
+    Cause,
     DoorState,
     Emit,
     Grant,
     Granted,
     Input,
+    ModeSet,
     Output,
+    Pulsed,
     SetStrike,
-    SettingsChanged,
     Tick,
+    heeds,
     initial,
     next_deadline,
     step,
 )
+from edge_agent.core.door_input import Contact
+from edge_agent.core.mode_change import cause_of
 from edge_agent.door_io.port import DoorIo
 from edge_agent.house import House
 from edge_agent.log import first_cause, log
 from edge_agent.readers.port import CardRemoved, Feedback, Reader, ReaderUnavailable
 from edge_agent.tap import Tap, TapOutcome
 from schemas.events import Latency
-from schemas.policy import DoorSettings
+from schemas.policy import DoorMode
 
 READER_PAUSE_S = 2.0
 RESTART_PAUSE_S = 2.0
 MOST_LATENCIES = 64
+
+
+Moved = Callable[[], Awaitable[None]]
+
+
+async def _nothing() -> None:
+    pass
+
+
+class DoorShut(Exception):
+    """The door is blocked or locked down: no command lets anybody in until that has ended."""
 
 
 class DoorTask:
@@ -44,12 +59,18 @@ class DoorTask:
         self.name = door.door
         self.opened = asyncio.Event()
         """Set once the hardware was looked at, working or not."""
-        self.contact: Contact = "unknown"
+        self.changed: Callable[[], None] = lambda: None
+        """Called after each change of contact or mode."""
+        self._found: Contact = "unknown"
+        """What the contact showed when the hardware was opened."""
         self._door = door
         self._house = house
         self._begin = begin
         self._io: DoorIo | None = None
         self._state: DoorState | None = None
+        self._source: Cause = "policy"
+        """What gave the mode in force."""
+        self._readers: list[tuple[Direction, Reader]] = []
         self._fault: str | None = None
         self._broken: asyncio.Queue[OSError] = asyncio.Queue()
         """What failed outside the door's own tasks, and must end them."""
@@ -65,54 +86,90 @@ class DoorTask:
             except* Exception as group:
                 detail = first_cause(group)
                 log.exception("door_failed", door=self.name, exc_info=detail)
-                if not self.opened.is_set():
-                    self.contact = "fault"
-                    self.opened.set()
+                self._found = "fault"
+                self.opened.set()
+                self.changed()
                 await self._begin.wait()
                 await self._report_fault(f"{type(detail).__name__}: {detail}"[:500])
             await asyncio.sleep(RESTART_PAUSE_S)
 
-    async def policy_changed(self) -> None:
-        """Go by the settings that are in force now; a door that can't, and no other, starts again.
+    @property
+    def contact(self) -> Contact:
+        """What the contact shows; `fault` while the hardware fails."""
+        return self._found if self._state is None else self._state.contact
 
-        One that is not being served yet will look at them when it is.
+    @property
+    def mode(self) -> DoorMode:
+        """The door's mode now. A door that is not served is never unlocked."""
+        if self._state is not None:
+            return self._state.mode
+        mode = self._house.mode(self.name).mode
+        return DoorMode.LOCKED if mode is DoorMode.UNLOCKED else mode
+
+    @property
+    def served(self) -> bool:
+        """Whether its hardware works, as far as is known."""
+        return self._state is not None
+
+    async def look(self, moved: Moved = _nothing) -> bool:
+        """Go by what is in force now; False if the door can't, and is being started again.
+
+        One that is not being served yet looks when it is. `moved` is called after the strike was.
         """
+        async with self._one_at_a_time:
+            return await self._try(self._told(), moved)
+
+    async def pulse(self, moved: Moved) -> bool:
+        """Release the strike for one passage, as `look`. Raises DoorShut."""
+        async with self._one_at_a_time:
+            if self._state is not None and not heeds(self._state, Pulsed()):
+                raise DoorShut(f"door {self.name} is {self._state.set_mode}: end that first")
+            return await self._try(Pulsed(), moved)
+
+    async def _try(self, input: Input, moved: Moved) -> bool:
         try:
-            await self._take(SettingsChanged(self._settings()))
+            return await self._step(input, moved)
         except OSError as error:
             self._broken.put_nowait(error)
+            return False
+
+    async def identify(self) -> bool:
+        """Let the readers blink; whether there is one that can."""
+        return any([await reader.feedback(Feedback.IDENTIFY) for _, reader in self._readers])
 
     async def _serve(self) -> None:
         recorder = self._house.recorder
         async with AsyncExitStack() as hardware:
             io = self._house.open_io(self._door)
             hardware.push_async_callback(io.close)
-            readers: list[tuple[Direction, Reader]] = []
+            self._readers = []
             for each in self._door.readers:
                 reader = self._house.open_reader(self._door, each.direction)
                 hardware.push_async_callback(reader.close)
-                readers.append((each.direction, reader))
+                self._readers.append((each.direction, reader))
             # The last in is the first out: a reader that won't close must not hold the door open.
             hardware.push_async_callback(self._lock_up)
-            self.contact = io.contact()
+            self._found = io.contact()
             self.opened.set()
             await self._begin.wait()
             # Not before: until then a newer policy may be applied, and it alone is to count.
             now_s = recorder.clock.monotonic()
-            self._io = io
-            self._state, outputs = initial(self._settings(), self.contact, now_s)
+            self._io, told = io, self._told()
+            self._state, outputs = initial(told.settings, told.mode, self._found, now_s)
             await self._carry_out(outputs)
+            self.changed()
             await self._report_recovery()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch_inputs(io))
                 tasks.create_task(self._watch_time())
                 tasks.create_task(self._watch_for_failure())
-                for direction, reader in readers:
+                for direction, reader in self._readers:
                     tasks.create_task(self._watch_reader(direction, reader))
 
     async def _lock_up(self) -> None:
         io, state = self._io, self._state
         self._io = self._state = None
+        self._readers = []
         if io is not None and state is not None and state.released:
             await io.set_strike(False)
 
@@ -175,7 +232,7 @@ class DoorTask:
             if outcome.grant is None:
                 await reader.feedback(outcome.feedback)
             else:
-                await self._let_in(outcome, outcome.grant, reader)
+                await self._let_pass(outcome, outcome.grant, direction, reader)
             log.info(
                 "decided",
                 door=self.name,
@@ -186,14 +243,19 @@ class DoorTask:
                 event_id=outcome.event_id,
             )
 
-    async def _let_in(self, outcome: TapOutcome, grant: Grant, reader: Reader) -> None:
+    async def _let_pass(
+        self, outcome: TapOutcome, grant: Grant, direction: Direction, reader: Reader
+    ) -> None:
+        granted = Granted(grant, outcome.entered_s, leaving=direction == "out")
+        heeded = False
+
         async def strike_moved() -> None:
+            nonlocal heeded
+            heeded = True
             strike_ms = (self._house.recorder.clock.monotonic() - outcome.entered_s) * 1000
             self._latencies[grant.id] = Latency(
                 decision=outcome.decision_ms, strike=round(strike_ms, 3)
             )
-            while len(self._latencies) > MOST_LATENCIES:
-                del self._latencies[next(iter(self._latencies))]
             await reader.feedback(outcome.feedback)
             log.info(
                 "strike_released",
@@ -202,28 +264,37 @@ class DoorTask:
                 tap_to_strike_ms=round(strike_ms, 3),
             )
 
-        await self._take(Granted(grant), strike_moved)
+        self._latencies[grant.id] = Latency(decision=outcome.decision_ms)
+        while len(self._latencies) > MOST_LATENCIES:
+            del self._latencies[next(iter(self._latencies))]
+        await self._take(granted, strike_moved)
+        if not heeded:  # shut since the card was held up, or being started again
+            await reader.feedback(Feedback.DENIED)
 
-    async def _take(
-        self, input: Input, strike_moved: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
+    async def _take(self, input: Input, moved: Moved = _nothing) -> None:
         async with self._one_at_a_time:
-            if self._state is None:
-                return  # the door is being started again, and locked
-            now_s = self._house.recorder.clock.monotonic()
-            self._state, outputs = step(self._state, input, now_s)
-            self._moved.set()
-            await self._carry_out(outputs, strike_moved)
+            await self._step(input, moved)
 
-    async def _carry_out(
-        self, outputs: Sequence[Output], strike_moved: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
+    async def _step(self, input: Input, moved: Moved) -> bool:
+        """Call it one at a time; False where the door is being started again, and locked."""
+        if self._state is None:
+            return False
+        if isinstance(input, Granted) and not heeds(self._state, input):
+            moved = _nothing
+        now_s, before = self._house.recorder.clock.monotonic(), self._state
+        self._state, outputs = step(before, input, now_s)
+        self._moved.set()
+        if (self._state.mode, self._state.contact) != (before.mode, before.contact):
+            self.changed()
+        await self._carry_out(outputs, moved)
+        return True
+
+    async def _carry_out(self, outputs: Sequence[Output], moved: Moved = _nothing) -> None:
         """The strike first. A disk that hangs must not hold what the door does next."""
         for output in outputs:
             if isinstance(output, SetStrike) and self._io is not None:
                 await self._io.set_strike(output.released)
-        if strike_moved is not None:
-            await strike_moved()
+        await moved()
         recorder = self._house.recorder
         drafts = [
             recorder.about_door(output.name, self.name, **self._data(output))
@@ -237,5 +308,8 @@ class DoorTask:
             return output.data
         return {**output.data, "latency_ms": self._latencies[output.grant.id]}
 
-    def _settings(self) -> DoorSettings:
-        return self._house.view(self.name).settings
+    def _told(self) -> ModeSet:
+        """What is in force now, and why it is another than before."""
+        ruling = self._house.mode(self.name)
+        cause, self._source = cause_of(self._source, ruling.source), ruling.source
+        return ModeSet(ruling.settings, ruling.mode, cause)
