@@ -15,7 +15,7 @@ from schemas.envelope import Signer
 from schemas.statement import sign_statement
 from schemas.topics import CERTIFICATE, down
 from server.clock import Clock, from_microseconds, microseconds
-from server.pki import Authority, BadRequest, requested_key
+from server.pki import CLIENT_DAYS, Authority, BadRequest, requested_key
 from server.store.enrolments import Issued, add_certificate, key_digest, newest_certificate
 
 INTERVAL = timedelta(minutes=10)
@@ -57,7 +57,8 @@ class Renewals:
             newest = await newest_certificate(self._engine, agent)
             if newest is None:
                 raise BadRequest(f"{agent} has no certificate that counts: it enrols instead")
-            if newest.key != key_digest(key):
+            young = from_microseconds(newest.until_us) - now > timedelta(days=CLIENT_DAYS / 2)
+            if newest.key != key_digest(key) or not young:
                 if from_microseconds(newest.issued_us) > now - INTERVAL:
                     log.warning("renewal_too_soon", agent=agent)
                     return
