@@ -88,6 +88,10 @@ class PartialBundle(SchemaError):
     """A policy or snapshot whose chunks did not all come in time: nothing of it was applied."""
 
 
+class EndlessData(SchemaError):
+    """A packet larger than anything that has to be sent: nobody reads on to see how large."""
+
+
 class SlowRetrieval(SchemaError):
     """Chunks that come, but so slowly that someone must be holding them up."""
 

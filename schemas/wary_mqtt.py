@@ -8,9 +8,12 @@ price of a whole core and a line of log each time. A broker is not trusted with 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import aiomqtt
 from paho.mqtt.enums import MQTTErrorCode
+
+from schemas.errors import EndlessData
 
 _PUBLISH_QOS_2 = 0x34
 _TYPE_AND_QOS = 0xF6
@@ -21,10 +24,15 @@ SILENT = _silent
 """The logger to give a client: what a broker can repeat without end must not fill a disk."""
 
 
-def be_wary(client: aiomqtt.Client, max_packet_bytes: int) -> None:
+def be_wary(
+    client: aiomqtt.Client,
+    max_packet_bytes: int,
+    refused: Callable[[EndlessData], None] = lambda _: None,
+) -> None:
     """Let `client`, which is not connected yet, take no larger packet, no QoS 2, no bad topic.
 
-    What breaks these rules is a lost connection: the caller meets MqttError.
+    What breaks these rules is a lost connection: the caller meets MqttError. `refused` is told of a
+    packet that is too large.
     """
     paho = client._client  # neither library has a public way to bound a packet
     receive, handle = paho._sock_recv, paho._packet_handle
@@ -32,7 +40,9 @@ def be_wary(client: aiomqtt.Client, max_packet_bytes: int) -> None:
     def receive_at_most(bufsize: int) -> bytes:
         # Once a packet's header is read, all of its rest is asked for at once.
         if bufsize > max_packet_bytes:
-            raise ConnectionError(f"the broker sends a packet of {bufsize} bytes")
+            why = f"the broker sends a packet of {bufsize} bytes, the limit is {max_packet_bytes}"
+            refused(EndlessData(why))
+            raise ConnectionError(why)
         return receive(bufsize)
 
     def handle_soundly() -> MQTTErrorCode:
