@@ -17,6 +17,7 @@ from server.feed.hub import Hub
 if TYPE_CHECKING:  # they know of LinkStatus
     from server.distribution.commands import Commands
     from server.distribution.convergence import Convergence
+    from server.distribution.heartbeats import Heartbeats
     from server.distribution.lockdowns import Lockdowns
     from server.distribution.policies import Policies
     from server.distribution.presence import Presence
@@ -55,6 +56,7 @@ class ServerState:
     revocations: Revocations = field(init=False)
     lockdowns: Lockdowns = field(init=False)
     commands: Commands = field(init=False)
+    heartbeats: Heartbeats = field(init=False)
     convergence: Convergence = field(init=False)
     announced: Callable[[], None] = field(init=False)
     """Wakes the writer of the server's own events: call it after a commit that announced."""

@@ -25,10 +25,13 @@ _STREAM_EXAMPLE = (
 )
 
 
-def json_response(body: object) -> Response:
+def json_response(body: object, status: int = 200) -> Response:
     """`body` as JSON, not to be kept by caches."""
     return Response(
-        as_json(body), media_type="application/json", headers={"Cache-Control": "no-store"}
+        as_json(body),
+        status_code=status,
+        media_type="application/json",
+        headers={"Cache-Control": "no-store"},
     )
 
 

@@ -1,9 +1,10 @@
 """Which doors still let in what is revoked, and for how long at most. Pure.
 
-A door is a risk while its agent has not confirmed an entry of the revocation log that denies someone
-whom its policy lets in. It is one at the latest until the door's newest heartbeat is older than the
-door's grace: from then on it lets in nobody but those on its offline list. That is a bound because
-heartbeats go only to agents that are heard; one that is heard and does not confirm has no bound.
+A door is a risk while its agent has not confirmed an entry of the revocation log that denies
+someone whom its policy lets in. It is one at the latest until the door's newest heartbeat is older
+than the door's grace: from then on it lets in nobody but those on its offline list. That is a bound
+because heartbeats go only to agents that are heard; one that is heard and does not confirm has no
+bound.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ def exposures(
 ) -> Iterator[Exposure]:
     """Every door and card at risk now, agents and doors in the order given.
 
+    `denied` has all entries against a card, person or key version that an agent may lack one of.
     Of several entries against one card the newest that an agent lacks counts; one whose denial an
     earlier entry, which it has, brought about already is at no risk.
     """

@@ -17,7 +17,6 @@ from typing import Any, Literal
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from pydantic import ValidationError
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.command import MOVES_THE_STRIKE, PATIENT, PROMPT, Action, Command
@@ -34,7 +33,7 @@ from schemas.topics import COMMAND, down
 from server.clock import Clock, microseconds
 from server.store.announcements import announce
 from server.store.counters import next_command
-from server.store.model_tables import doors
+from server.store.model_questions import agent_of
 
 ANSWER_S = 7.0
 """An agent that is there answers within a second; after this a strike command can't be executed."""
@@ -151,7 +150,10 @@ class Commands:
         )
 
     async def reboot(self, agent: str, by: str) -> CommandResult:
-        """End the agent's process; its supervisor starts it again. Raises what the database does."""
+        """End an agent's process; its supervisor starts it again.
+
+        Raises what the database raises: then nothing was sent.
+        """
         return await self._send(agent, None, Action.REBOOT, by, self._clock.now())
 
     async def _send(
@@ -203,14 +205,10 @@ class Commands:
         )
 
     async def _agent_of(self, door: str) -> str | None:
-        query = select(doors.c.agent).where(doors.c.id == door)
         async with self._engine.connect() as connection:
-            row = (await connection.execute(query)).one_or_none()
-        if row is None:
-            raise NoSuchDoor(
-                f"there is no door {door}: `ostiary doors status` shows those there are"
-            )
-        agent: str | None = row.agent
+            there, agent = await agent_of(connection, door)
+        if not there:
+            raise NoSuchDoor(f"there is no door {door}: `ostiary doors status` shows what there is")
         return agent
 
     def result(self, name: str, data: Mapping[str, Any], agent: str) -> None:

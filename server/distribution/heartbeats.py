@@ -148,8 +148,6 @@ class Heartbeats:
         late = now_s - self._round_s >= 2 * INTERVAL_S
         self._round_s = now_s if late else self._round_s + INTERVAL_S
         self._round, self._turn = sorted(self._agents()), 0
-        for gone in self._issued.keys() - set(self._round):
-            del self._issued[gone]
 
     async def _send(self, agents: Sequence[str]) -> None:
         facts = {agent: known for agent in agents if (known := self._facts(agent)) is not None}

@@ -1,0 +1,192 @@
+"""Lockdowns: entry refused at many doors at once, until someone ends it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from schemas.lockdown import Lockdown
+from schemas.names import Name
+from server.api.events import json_response
+from server.api.models import NoQuery
+from server.api.permission import Principal, needs
+from server.api.problems import INVALID, NO_SUCH_OBJECT, REFUSED, Problem, documented
+from server.clock import microseconds
+from server.distribution.lockdowns import LockdownExists, NoSuchLockdown, TooManyLockdowns
+from server.feed.cloudevents import timestamp
+from server.state import ServerState
+from server.store.lockdowns import LockdownRecord, read_lockdowns
+from server.store.model_questions import known
+
+CREATED = 201
+
+
+class LockdownOrder(BaseModel):
+    """What to lock down."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scope: Literal["site", "area", "door"]
+    name: Name | None = Field(default=None, description="of the area or door; none for the site")
+    exempt: list[Name] = Field(default=[], max_length=16, description="groups that may pass")
+    id: Name | None = Field(default=None, description="yours, if a repeated request is to fail")
+
+
+class LockdownState(BaseModel):
+    """One lockdown."""
+
+    id: str
+    scope: Literal["site", "area", "door"]
+    name: str
+    exempt: list[str]
+    since: datetime
+    started_by: str
+    ended: datetime | None = Field(description="null: it is in force")
+    ended_by: str | None
+
+
+class LockdownList(BaseModel):
+    """Lockdowns, newest first."""
+
+    items: list[LockdownState]
+    next: None = None
+    counter: int = Field(description="of the signed statement that says what is in force")
+
+
+class LockdownQuery(BaseModel):
+    """Which lockdowns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ended: Annotated[bool, Field(description="Also those that have ended.")] = False
+
+
+def router(state: ServerState) -> APIRouter:
+    """The routes under `/api/v1/lockdowns`."""
+    routes = APIRouter(prefix="/api/v1/lockdowns", tags=["lockdowns"])
+
+    @routes.get(
+        "",
+        summary="See what is locked down",
+        response_model=LockdownList,
+        responses=documented(INVALID),
+        dependencies=[Depends(needs("read"))],
+    )
+    async def read_all(query: Annotated[LockdownQuery, Query()]) -> Response:
+        """Those in force, or all there ever were."""
+        async with state.engine.connect() as connection:
+            found = await read_lockdowns(connection, active=not query.ended)
+        counter = state.lockdowns.counter
+        items = [_shown(each) for each in found]
+        return json_response({"items": items, "next": None, "counter": counter})
+
+    @routes.post(
+        "",
+        summary="Lock down the site, an area or a door",
+        status_code=CREATED,
+        response_model=LockdownState,
+        responses=documented(INVALID, REFUSED),
+    )
+    async def start(
+        order: LockdownOrder,
+        by: Annotated[Principal, Depends(needs("operate"))],
+        _query: Annotated[NoQuery, Query()],
+    ) -> Response:
+        """Entry by card is refused at every door in scope; exit never is.
+
+        It is in force, over restarts of everything, until it is ended here.
+        """
+        name = _name(state, order)
+        await _check_names(state, order, name)
+        try:
+            began = await state.lockdowns.start(
+                order.scope, name, order.exempt, by.name, id=order.id
+            )
+        except (LockdownExists, TooManyLockdowns) as error:
+            raise Problem(REFUSED, str(error)) from None
+        return json_response(_shown(LockdownRecord(began, by.name, None, None)), CREATED)
+
+    @routes.delete(
+        "/{id}",
+        summary="End a lockdown",
+        response_model=LockdownState,
+        responses=documented(INVALID, NO_SUCH_OBJECT),
+    )
+    async def end(
+        id: Annotated[Name, Path(examples=["lockdown-5f0c1a2b"])],
+        by: Annotated[Principal, Depends(needs("operate"))],
+        _query: Annotated[NoQuery, Query()],
+    ) -> Response:
+        """Its doors go back to what their policy says, unless another lockdown has them."""
+        try:
+            await state.lockdowns.end(id, by.name)
+        except NoSuchLockdown as error:
+            raise Problem(NO_SUCH_OBJECT, str(error)) from None
+        async with state.engine.connect() as connection:
+            found = await read_lockdowns(connection, active=False)
+        return json_response(next(_shown(each) for each in found if each.lockdown.id == id))
+
+    @routes.delete(
+        "",
+        summary="End every lockdown",
+        response_model=LockdownList,
+        responses=documented(INVALID),
+    )
+    async def end_all(
+        by: Annotated[Principal, Depends(needs("operate"))],
+        _query: Annotated[NoQuery, Query()],
+    ) -> Response:
+        """Also those that doors hold and this server has forgotten, after a restored backup."""
+        ended = {each.id for each in await state.lockdowns.end_all(by.name)}
+        async with state.engine.connect() as connection:
+            found = await read_lockdowns(connection, active=False)
+        items = [_shown(each) for each in found if each.lockdown.id in ended]
+        return json_response({"items": items, "next": None, "counter": state.lockdowns.counter})
+
+    return routes
+
+
+def _name(state: ServerState, order: LockdownOrder) -> str:
+    if order.scope == "site":
+        if order.name not in (None, state.site):
+            raise _invalid("name", f"the site is {state.site}: leave the name out")
+        return state.site
+    if order.name is None:
+        raise _invalid("name", f"say which {order.scope}")
+    return order.name
+
+
+async def _check_names(state: ServerState, order: LockdownOrder, name: str) -> None:
+    """A lockdown of what is not there would shut nothing, and seem to."""
+    wanted = [("group", group) for group in order.exempt]
+    if order.scope != "site":
+        wanted.append((order.scope, name))
+    async with state.engine.connect() as connection:
+        there = await known(connection, wanted)
+    for kind, id in wanted:
+        if (kind, id) not in there:
+            parameter = "exempt" if kind == "group" else "name"
+            raise _invalid(parameter, f"there is no {kind} {id}")
+
+
+def _invalid(parameter: str, detail: str) -> Problem:
+    errors = [{"parameter": parameter, "in": "body", "detail": detail}]
+    return Problem(INVALID, f"{parameter}: {detail}", errors=errors)
+
+
+def _shown(record: LockdownRecord) -> dict[str, Any]:
+    lockdown: Lockdown = record.lockdown
+    return {
+        "id": lockdown.id,
+        "scope": lockdown.scope,
+        "name": lockdown.name,
+        "exempt": list(lockdown.exempt),
+        "since": timestamp(microseconds(lockdown.since)),
+        "started_by": record.started_by,
+        "ended": timestamp(microseconds(record.ended)) if record.ended else None,
+        "ended_by": record.ended_by,
+    }
