@@ -88,11 +88,13 @@ class Compiler:
         self._engine, self._root, self._suite = engine, root, suite
         self._signer, self._executor, self._clock = signer, executor, clock
 
-    async def make(self, agent: str, task: Task, reported: int) -> Version | None:
+    async def make(
+        self, agent: str, task: Task, *, applied: Version | None, above: int
+    ) -> Version | None:
         """The agent's new policy, durable and announced; None if it says nothing new.
 
-        `reported` is the version the agent has applied, 0 if none: the new one is above it.
-        Raises PolicyTooLarge, or what the database raises.
+        `applied` is the version to keep beside it; its own is above `above`. Raises PolicyTooLarge,
+        or what the database raises.
         """
         async with snapshot(self._engine) as connection:
             model = await read_agent(connection, agent, self._suite.name)
@@ -103,17 +105,12 @@ class Compiler:
             scope = scope_of(model, self._suite.digest)
             tree = await self._tree(connection, model, task, before, scope)
         own = before.version if before else 0
-        version, now = max(own, reported) + 1, self._clock.now()
+        version, now = max(own, above) + 1, self._clock.now()
         today = now.astimezone(ZoneInfo(model.timezone)).date()
         made = await self._run(self._sign, model, tree, today, version, scope)
-        if (
-            before is not None
-            and before.content == made.content
-            and not task.anew
-            and reported <= own
-        ):
+        if before is not None and before.content == made.content and not task.anew and above <= own:
             return None
-        await self._store(made, tree, reported)
+        await self._store(made, tree, applied.version if applied else 0)
         return Version(version=version, hash=made.hash)
 
     async def is_ours(self, stored: rows.SignedPolicy) -> bool:

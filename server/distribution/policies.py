@@ -43,6 +43,8 @@ PATIENCE_S = 2.0
 LOOK_S = 3600.0
 """How often to see whether a new day has come; a clock may have been set meanwhile."""
 RETRY_S = 30.0
+MARGIN = 1000
+"""Beyond a version this server never made: the agent may have been told of more than it applied."""
 AT_ONCE = 3
 """Agents whose policies are made at a time; the compiler's thread is the narrow place."""
 TELLERS = 4
@@ -128,11 +130,10 @@ class Policies:
             self._reported.pop(agent, None)
             return
         before, self._reported[agent] = self._reported.get(agent), applied
+        if applied == before or not self._is_stray(agent, applied):
+            return
         own = self._newest.get(agent)
         known = own.version if own is not None else 0
-        stray = applied.version > known or (applied.version == known and applied != own)
-        if not stray or applied == before:
-            return
         ahead = f"agent {agent} has applied policy {applied.version}, the newest is {known}"
         if applied.version > known + MAX_LEAP:
             self._alarm(Refusal(AlarmKind.STATE_BEHIND, agent, f"{ahead}: too far to follow"))
@@ -229,15 +230,13 @@ class Policies:
             self._idle.set()
 
     async def _make(self, agent: str, task: Task) -> None:
-        reported, own = self._reported.get(agent), self._newest.get(agent)
-        above = reported.version if reported is not None else 0
-        if above > (own.version if own else 0) + MAX_LEAP:
-            above = 0
         if agent in self.failures:
             task = task.with_(WHOLE)  # what it failed at is not done yet
         try:
             with self._metrics.seconds.time():
-                made = await self._compiler.make(agent, task, above)
+                made = await self._compiler.make(
+                    agent, task, applied=self._reported.get(agent), above=self._above(agent)
+                )
         except Exception as error:  # whatever it is: the other agents get their policies
             self.failures[agent] = str(error)[:500]
             self._metrics.failed.inc()
@@ -255,6 +254,21 @@ class Policies:
             self._announced()
             self._untold.put_nowait(agent)
             log.info("policy_published", agent=agent, version=made.version)
+
+    def _is_stray(self, agent: str, applied: Version) -> bool:
+        """Whether this server never made it."""
+        own = self._newest.get(agent)
+        if own is None or applied.version > own.version:
+            return True
+        return applied.version == own.version and applied.hash != own.hash
+
+    def _above(self, agent: str) -> int:
+        """The agent's next policy must have a version above this."""
+        applied, own = self._reported.get(agent), self._newest.get(agent)
+        if applied is None or not self._is_stray(agent, applied):
+            return 0
+        leaps = applied.version > (own.version if own else 0) + MAX_LEAP
+        return 0 if leaps else applied.version + MARGIN
 
     async def _tidy_stage(self) -> None:
         """Once all is made, forget what was: after a crash it would be looked at again."""

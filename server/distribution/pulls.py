@@ -93,6 +93,8 @@ class Pulls:
                 log.info("pull_not_answered", agent=agent, why=str(error))
             except (SiteError, *DATABASE_ERRORS) as error:
                 log.error("pull_not_answered", agent=agent, why=str(error)[:500])
+            except Exception:  # whatever it is: the other agents get their answers
+                log.exception("pull_not_answered", agent=agent)
             finally:
                 self._busy.discard(agent)
             self._queue.set(len(self._waiting))
