@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,10 +20,37 @@ class BadConfig(Exception):
     """A setting that can't be used; the message names it and where it stands."""
 
 
+def broker_address(url: str) -> tuple[bool, str, int]:
+    """Whether TLS is spoken with the broker, its host and its port. Raises ValueError."""
+    match = re.fullmatch(r"(mqtts?)://[^/\s?#@]+", url)
+    parts = urlsplit(url) if match else None
+    if match is None or parts is None or not parts.hostname:
+        raise ValueError(f"{url!r} is neither `builtin` nor mqtts://host:port")
+    secured = match[1] == "mqtts"
+    if not secured and not is_loopback(parts.hostname):
+        raise ValueError(
+            f"{url!r} goes over the network without TLS: use mqtts://, with a broker set up by"
+            " `ostiary broker config mosquitto`"
+        )
+    return secured, parts.hostname, parts.port or (8883 if secured else 1883)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can be meant."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _broker(value: str) -> str:
-    if value != BUILTIN and not re.fullmatch(r"mqtt://[^/\s]+", value):
-        raise ValueError(f"{value!r} is neither `builtin` nor mqtt://host:port")
+    if value != BUILTIN:
+        broker_address(value)
     return value
+
+
+def _address(value: str) -> str:
+    return str(ip_address(value))
 
 
 class ServerConfig(BaseModel):
@@ -31,9 +60,21 @@ class ServerConfig(BaseModel):
 
     port: int = Field(default=8080, ge=0, le=65535, description="HTTP port on 127.0.0.1")
     broker: Annotated[str, AfterValidator(_broker)] = Field(
-        default=BUILTIN, description="`builtin`, or mqtt://host:port of another broker"
+        default=BUILTIN, description="`builtin`, or mqtts://host:port of another broker"
     )
-    broker_port: int = Field(default=1883, ge=0, le=65535, description="of the built-in broker")
+    broker_rights: Literal["mosquitto", "file", "none"] = Field(
+        default="mosquitto",
+        description="how another broker learns who is let in: `mosquitto` by its plugin, `file` for"
+        " `ostiary broker run`, `none`: it does not, and others see to that",
+    )
+    broker_listen: Annotated[str, AfterValidator(_address)] = Field(
+        default="127.0.0.1", description="address of the built-in broker"
+    )
+    broker_port: int = Field(default=8883, ge=0, le=65535, description="of the built-in broker")
+    insecure_loopback: bool = Field(
+        default=False,
+        description="let the built-in broker do without TLS and certificates, on 127.0.0.1",
+    )
     database: str | None = Field(
         default=None, description="SQLAlchemy URL; by default ostiary.db in the site directory"
     )

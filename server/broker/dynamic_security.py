@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from server.broker.grants import CONTROL, Grant, agent_grant, grants, refuse_reserved
+from server.broker.grants import CONTROL, Grant, agent_grant, grants, refuse_own
 
 ANSWER_S = 10.0
 _ORDERS_AT_ONCE = 50
@@ -65,7 +65,7 @@ class MosquittoRights:
 
     async def admit(self, agent: str) -> None:
         """Raises ConnectionError, or ValueError for a name that no agent may have."""
-        grant = agent_grant(self._site, refuse_reserved(self._site, agent))
+        grant = agent_grant(self._site, refuse_own(self._site, agent))
         async with self._turn:
             answers = await self._give(_creation(agent, grant))
             if any("already exists" in str(answer.get("error")) for answer in answers):
@@ -74,7 +74,7 @@ class MosquittoRights:
     async def expel(self, agent: str) -> None:
         """Raises ConnectionError."""
         async with self._turn:
-            await self._give(_removal(refuse_reserved(self._site, agent)))
+            await self._give(_removal(refuse_own(self._site, agent)))
 
     async def reconcile(self, agents: Iterable[str]) -> None:
         """Raises ConnectionError, or ValueError for a name that no agent may have."""

@@ -27,6 +27,8 @@ class Grant:
 
     publish: tuple[str, ...] = ()
     receive: tuple[str, ...] = ()
+    retain: bool = False
+    """Whether a broker that can tell keeps what it asks to be kept."""
 
     def may_publish(self, topic: str) -> bool:
         """Whether a message on `topic` is let in."""
@@ -47,9 +49,20 @@ def checker_id(site: str) -> str:
     return f"check-{site}"[:MOST_NAME]
 
 
-def reserved(site: str) -> frozenset[str]:
-    """Names that no agent of the site may have: a certificate with one gives other rights."""
-    return frozenset({server_id(site), checker_id(site), PROBE, VICTIM})
+def refuse_reserved(site: str, agent: str) -> None:
+    """Raise ValueError for a name that no device may have: its certificate has other rights."""
+    if agent in (PROBE, VICTIM):
+        raise ValueError(
+            f"an agent can't be named {agent!r}: `ostiary broker check` plays that one"
+        )
+    refuse_own(site, agent)
+
+
+def refuse_own(site: str, agent: str) -> str:
+    """The name, unless it is one of the server's own. Raises ValueError."""
+    if agent in (server_id(site), checker_id(site)):
+        raise ValueError(f"an agent can't be named {agent!r}: that is a name of the server's own")
+    return agent
 
 
 def agent_grant(site: str, agent: str) -> Grant:
@@ -74,13 +87,19 @@ def server_grant(site: str) -> Grant:
             CONTROL,
         ),
         receive=(f"ostiary/{site}/up/#", CONTROL_ANSWERS),
+        retain=True,
     )
 
 
 def checker_grant(site: str) -> Grant:
-    """What `ostiary broker check` may do: look on, and speak to its own victim alone."""
+    """What `ostiary broker check` may do: look on, and speak to the two that it plays."""
     return Grant(
-        publish=(f"ostiary/{site}/down/{VICTIM}/#", CONTROL),
+        publish=(
+            f"ostiary/{site}/down/{PROBE}/#",
+            f"ostiary/{site}/down/{VICTIM}/#",
+            f"ostiary/{site}/feed/{PROBE}",
+            CONTROL,
+        ),
         receive=(f"ostiary/{site}/#", CONTROL_ANSWERS),
     )
 
@@ -89,15 +108,8 @@ def grants(site: str, agents: Iterable[str]) -> dict[str, Grant]:
     """What each client may do that may do anything. Raises ValueError for a reserved agent name."""
     found = {server_id(site): server_grant(site), checker_id(site): checker_grant(site)}
     for agent in agents:
-        found[refuse_reserved(site, agent)] = agent_grant(site, agent)
+        found[refuse_own(site, agent)] = agent_grant(site, agent)
     return found
-
-
-def refuse_reserved(site: str, agent: str) -> str:
-    """The name, unless it is one that no agent may have. Raises ValueError."""
-    if agent in reserved(site) - {PROBE, VICTIM}:
-        raise ValueError(f"an agent can't be named {agent!r}: that is a name of the server's own")
-    return agent
 
 
 def covers(granted: str, wanted: str) -> bool:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import aiomqtt
 import structlog
 
 from schemas.envelope import MAX_ENVELOPE_BYTES
-from schemas.topics import EVENTS, every_up
+from schemas.errors import MalformedTopic
+from schemas.topics import EVENTS, every_up, parse_up
 from schemas.wary_mqtt import SILENT, be_wary
+from server.broker.grants import CONTROL_ANSWERS, UP_CHANNELS, server_id
+from server.broker.limits import MOST_IN_FLIGHT
 from server.clock import Clock
+from server.config import broker_address
 from server.ingest.intake import Intake, Message
 from server.ingest.metrics import IngestMetrics
 from server.state import LinkStatus
+
+__all__ = ["Link", "NoBroker", "Offer", "server_id"]
 
 MIN_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
@@ -28,17 +34,27 @@ _PENDING = 64
 log = structlog.get_logger(__name__)
 
 
-def server_id(name: str) -> str:
-    """The MQTT client id of a site's server."""
-    return f"server-{name}"
-
-
 class NoBroker(ConnectionError):
     """There is no connection just now."""
 
 
+Offer = Callable[[str, bytes], bool]
+"""Takes the topic and payload of a message; false: there is no room for it."""
+REFUSED = 0x80
+"""In a SUBACK, this and beyond: MQTT 3.1.1 3.9.3."""
+
+
+def _nobody(topic: str, payload: bytes) -> bool:
+    del topic, payload
+    return False
+
+
 class Link:
-    """Feeds `intake` with every agent's events; `publish` speaks to one agent."""
+    """Feeds `intake` with every agent's events, and `offer` with all else that agents say.
+
+    `publish` speaks to them. `control` is handed what the broker itself answers to orders about
+    rights. With mqtts://, `tls` holds the server's own certificate, whose subject is `client_id`.
+    """
 
     def __init__(
         self,
@@ -51,12 +67,17 @@ class Link:
         metrics: IngestMetrics,
         uniform: Callable[[float, float], float],
         client_id: str,
+        offer: Offer = _nobody,
+        control: Callable[[bytes], None] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "mqtt" or not parts.hostname:
-            raise ValueError(f"broker {url!r} is not of the form mqtt://host:port")
-        self._host, self._port = parts.hostname, parts.port or 1883
+        """Raises ValueError for a URL that can't be used."""
+        secured, self._host, self._port = broker_address(url)
+        if secured and tls is None:
+            raise ValueError(f"broker {url!r} needs the server's certificate")
+        self._tls = tls if secured else None
         self._site, self._intake, self._status = site, intake, status
+        self._offer, self._control = offer, control
         self._clock, self._metrics, self._uniform = clock, metrics, uniform
         self._client_id = client_id
         self._client: aiomqtt.Client | None = None
@@ -71,7 +92,7 @@ class Link:
         while True:
             try:
                 async with self._connect() as client:
-                    await client.subscribe(every_up(self._site, EVENTS), qos=1)
+                    await self._subscribe(client)
                     _heed_cancellation()
                     retry_s = MIN_RETRY_S
                     self._up(client)
@@ -91,15 +112,28 @@ class Link:
         """Take no more messages in; what is under way can still be acknowledged."""
         self._deaf = True
 
-    async def publish(self, topic: str, payload: bytes) -> None:
-        """QoS 1, never retained. Raises NoBroker."""
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """QoS 1; returns when the broker has it. Raises NoBroker."""
         client = self._client
         if client is None:
             raise NoBroker(f"not connected to {self._host}:{self._port}")
         try:
-            await client.publish(topic, payload, qos=1)
+            await client.publish(topic, payload, qos=1, retain=retain)
         except aiomqtt.MqttError as error:
             raise NoBroker(str(error)) from error
+
+    async def _subscribe(self, client: aiomqtt.Client) -> None:
+        wanted = [(every_up(self._site, channel), 1) for channel in UP_CHANNELS]
+        if self._control is not None:
+            wanted.append((CONTROL_ANSWERS, 1))
+        codes = await client.subscribe(wanted)
+        # another broker may have no such place for orders; whoever gives them is told so
+        asked = codes[: len(UP_CHANNELS)]
+        if any((c if isinstance(c, int) else c.value) >= REFUSED for c in asked):
+            raise aiomqtt.MqttError(
+                f"the broker does not let {self._client_id} listen to agents: set its rights up"
+                " with `ostiary broker config mosquitto`"
+            )
 
     def _connect(self) -> aiomqtt.Client:
         client = aiomqtt.Client(
@@ -110,6 +144,8 @@ class Link:
             clean_session=True,  # acknowledgements and resends need no help from the broker
             queue_type=cast("type[asyncio.Queue[aiomqtt.Message]]", self._queue),
             logger=SILENT,
+            tls_context=self._tls,
+            max_inflight_messages=MOST_IN_FLIGHT,
         )
         be_wary(client, MAX_PACKET_BYTES)
         client.pending_calls_threshold = _PENDING
@@ -122,8 +158,22 @@ class Link:
         payload: Any = message.payload
         if self._deaf or not isinstance(payload, bytes):
             return
-        if not self._intake.offer(Message(str(message.topic), payload)):
-            self._metrics.dropped.inc()
+        if not message.retain and self._taken(str(message.topic), payload):
+            return
+        self._metrics.dropped.inc()  # nothing that agents say is said again by the broker
+
+    def _taken(self, topic: str, payload: bytes) -> bool:
+        if topic == CONTROL_ANSWERS:
+            if self._control is not None:
+                self._control(payload)
+            return True
+        try:
+            channel = parse_up(topic).channel
+        except MalformedTopic:
+            channel = EVENTS  # ingest says what is wrong with it
+        if channel == EVENTS:
+            return self._intake.offer(Message(topic, payload))
+        return self._offer(topic, payload)
 
     def _up(self, client: aiomqtt.Client) -> None:
         self._client = client

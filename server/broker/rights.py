@@ -11,7 +11,7 @@ from typing import Protocol
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.names import Name
-from server.broker.grants import refuse_reserved
+from server.broker.grants import refuse_own
 from server.files import write_durably
 from server.site import SiteError
 
@@ -49,7 +49,7 @@ class AdmittedFile:
 
     async def admit(self, agent: str) -> None:
         """Durably, before it returns."""
-        refuse_reserved(self._site, agent)
+        refuse_own(self._site, agent)
         async with self._turn:
             await asyncio.to_thread(lambda: self._write(self._read() | {agent}))
 
@@ -60,7 +60,7 @@ class AdmittedFile:
 
     async def reconcile(self, agents: Iterable[str]) -> None:
         """Durably, before it returns."""
-        wanted = frozenset(refuse_reserved(self._site, agent) for agent in agents)
+        wanted = frozenset(refuse_own(self._site, agent) for agent in agents)
         async with self._turn:
             await asyncio.to_thread(self._write, wanted)
 
@@ -96,3 +96,16 @@ def admitted_file(site_dir: Path) -> Path:
 def probes_file(site_dir: Path) -> Path:
     """Written by `ostiary broker check`."""
     return site_dir / "broker" / "probes.json"
+
+
+class Unenforced:
+    """For a plain broker on loopback, where everyone may do all, or one that others look after."""
+
+    async def admit(self, agent: str) -> None:
+        """Nothing to do."""
+
+    async def expel(self, agent: str) -> None:
+        """Nothing that could be done from here."""
+
+    async def reconcile(self, agents: Iterable[str]) -> None:
+        """Nothing to do."""
