@@ -1,4 +1,4 @@
-"""The agent, put together: doors, link, policy, clock and watchdog in one task group."""
+"""The agent, put together: doors, link, clock and watchdog in one task group."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
 from zoneinfo import ZoneInfo
 
-from pydantic import ValidationError
-
 from edge_agent.clock import Clock, SystemClock
+from edge_agent.commanding import EXIT_TO_RESTART
 from edge_agent.config import Config, Door, GpioIo, PcscReaderConfig
 from edge_agent.core.decision import Direction, DoorView
 from edge_agent.core.lockout import Lockout
@@ -22,6 +22,7 @@ from edge_agent.core.trusted_time import TrustedTime
 from edge_agent.door_io.gpio import GpioDoorIo
 from edge_agent.door_io.port import DoorIo
 from edge_agent.door_task import DoorTask
+from edge_agent.doors import Doors
 from edge_agent.elements import Elements
 from edge_agent.files import read_kek
 from edge_agent.house import House
@@ -29,19 +30,19 @@ from edge_agent.identity import open_identity
 from edge_agent.link import Link
 from edge_agent.log import log
 from edge_agent.outbox import Outbox, OutboxFailed
-from edge_agent.policy_watch import PolicyWatch
 from edge_agent.readers.pcsc import PcscReader
 from edge_agent.readers.port import Reader
 from edge_agent.recorder import Recorder
 from edge_agent.state_dir import hold
-from edge_agent.store import PolicyStore
+from edge_agent.trust_store import TrustStore
 from edge_agent.virtual.doorway import Doorway
 from edge_agent.watchdog import Notifier
+from schemas.enrolment import Certificate
 from schemas.envelope import Signer
-from schemas.errors import SchemaError, first_problem
+from schemas.errors import SchemaError, UnknownKey
 from schemas.events import agent_source
 from schemas.policy import DoorSettings
-from schemas.root import Root
+from schemas.root import Root, open_first_root
 from schemas.suites import suite
 
 CLOCK_LOOK_S = 1.0
@@ -109,17 +110,17 @@ class Parts:
 def load_root(config: Config) -> Root:
     """The pinned root document. Raises CannotStart."""
     try:
-        root = Root.model_validate_json(config.root.read_bytes())
-        root.key_ring()
+        envelope = config.root.read_bytes()
     except OSError as error:
         raise CannotStart(
             f"{config.root}: the site's root document can't be read ({error.strerror}); copy"
             " root.json from the server's site directory"
         ) from None
-    except (ValueError, SchemaError) as error:
-        why = first_problem(error) if isinstance(error, ValidationError) else error
+    try:
+        root = open_first_root(envelope)
+    except SchemaError as error:
         raise CannotStart(
-            f"{config.root}: is not a root document ({why}); copy root.json from the server's"
+            f"{config.root}: is not a root document ({error}); copy root.json from the server's"
             " site directory"
         ) from None
     if root.site != config.site:
@@ -128,31 +129,38 @@ def load_root(config: Config) -> Root:
 
 
 @asynccontextmanager
-async def opened(config: Config) -> AsyncIterator[tuple[Parts, Outbox, PolicyStore]]:
+async def opened(config: Config) -> AsyncIterator[tuple[Parts, Outbox, TrustStore]]:
     """The state directory and what is in it, for one process at a time.
 
-    Raises what `Parts.open` raises, or StateDirBusy.
+    Raises what `Parts.open` and `TrustStore.open` raise, or StateDirBusy.
     """
     with hold(config.state_dir):
         parts = Parts.open(config)
         async with AsyncExitStack() as stack:
             outbox = await parts.open_outbox()
             stack.push_async_callback(_close, outbox)
-            store = await PolicyStore.open(config.policy_path)
+            store = await TrustStore.open(config.trust_path, parts.root, config.agent, parts.clock)
             stack.push_async_callback(store.close)
             yield parts, outbox, store
 
 
-async def run_agent(config: Config, notifier: Notifier) -> None:
-    """Serve the doors until SIGTERM or SIGINT. Raises what `opened` raises."""
+async def run_agent(config: Config, notifier: Notifier) -> int:
+    """Serve the doors until SIGTERM, SIGINT or a command; the exit code.
+
+    Raises what `opened` raises.
+    """
     async with opened(config) as (parts, outbox, store):
-        await _serve(parts, outbox, store, notifier)
-    log.info("stopped", agent=config.agent)
+        code = await _serve(parts, outbox, store, notifier)
+    log.info("stopped", agent=config.agent, code=code)
+    return code
 
 
-async def _serve(parts: Parts, outbox: Outbox, store: PolicyStore, notifier: Notifier) -> None:
+async def _serve(parts: Parts, outbox: Outbox, store: TrustStore, notifier: Notifier) -> int:
     config, clock = parts.config, parts.clock
     recorder = Recorder(outbox, clock, TrustedTime(), config.agent, version("ostiary"))
+    for statement in (store.state.policy, store.state.heartbeat):
+        if statement is not None:  # it can't be earlier than when they were signed
+            recorder.time.learn(statement.issued, clock.monotonic())
     doorway = Doorway(config.doorway_path, clock)
     house = House(
         site=config.site,
@@ -166,62 +174,61 @@ async def _serve(parts: Parts, outbox: Outbox, store: PolicyStore, notifier: Not
         open_reader=lambda door, direction: parts.open_reader(door, direction, doorway),
     )
     begin = asyncio.Event()
-    doors = [DoorTask(door, house, begin) for door in config.doors]
-
-    async def policy_applied() -> None:
-        for door in doors:
-            await door.policy_changed()
-
-    policy = PolicyWatch(config.policy, parts.root, store, recorder, policy_applied)
-    policy.learn_time()
+    tasks_of_doors = [DoorTask(door, house, begin) for door in config.doors]
+    stop = _Stop()
+    doors = Doors(tasks_of_doors, house, stop.to_restart)
     link = Link(
-        outbox,
+        config.broker,
+        store,
+        recorder,
         parts.signer,
-        parts.root,
-        config.agent,
-        host=config.broker.host,
-        port=config.broker.port,
+        doors=doors,
+        renewals=InTheClear(),
+        tls=lambda: None,
         random=random.SystemRandom(),
+        random_bytes=secrets.token_bytes,
     )
-    stop = _stop_signals(policy)
+    doors.on_change(link.doors_changed)
     try:
         cause = await outbox.begin()
     except OutboxFailed as error:  # a full disk keeps no door from being served
         log.error("start_not_marked", why=str(error))
         cause = "start"
     async with asyncio.TaskGroup() as tasks:
-        work = [tasks.create_task(door.run()) for door in doors]
-        for door in doors:
+        work = [tasks.create_task(door.run()) for door in tasks_of_doors]
+        for door in tasks_of_doors:
             await door.opened.wait()
         applied = store.applied
         started = recorder.about_agent(
             "agent.started",
             cause=cause,
             version=recorder.version,
-            doors={door.name: door.contact for door in doors},
+            doors={door.name: door.contact for door in tasks_of_doors},
             policy_version=None if applied is None else applied.version,
         )
         await recorder.record_soon([started])
-        await policy.look()
         begin.set()
         work += [
             tasks.create_task(_keep(name, function))
             for name, function in {
                 "link": link.run,
-                "policy": policy.run,
+                "refusals": link.refusals.run,
+                "freshness": doors.watch,
                 "clock": lambda: _watch_clock(recorder),
                 "watchdog": notifier.keep_alive,
             }.items()
         ]
         async with doorway:
-            log.info("ready", agent=config.agent, doors=[door.name for door in doors])
+            log.info("ready", agent=config.agent, doors=doors.names)
             notifier.ready()
             await stop.wait()
             notifier.stopping()
             log.info("stopping", agent=config.agent)
+            await link.leave()
             for task in work:
                 task.cancel()
             await asyncio.wait(work)
+    return stop.code
 
 
 async def _close(outbox: Outbox) -> None:
@@ -231,13 +238,34 @@ async def _close(outbox: Outbox) -> None:
         log.error("end_not_marked", why=str(error))
 
 
-def _stop_signals(policy: PolicyWatch) -> asyncio.Event:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, policy.look_now)
-    return stop
+class InTheClear:
+    """A broker on this very machine, spoken to without TLS: there is no certificate."""
+
+    certificate_until: datetime | None = None
+
+    async def renewed(self, certificate: Certificate) -> None:
+        """Raises UnknownKey."""
+        raise UnknownKey(f"a certificate until {certificate.until}, and TLS is off")
+
+
+class _Stop:
+    """Whether the process is to end, and with which exit code."""
+
+    def __init__(self) -> None:
+        self.code = 0
+        self._asked = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked.set)
+
+    def to_restart(self) -> None:
+        """End in order; the exit code asks a supervisor for another start."""
+        self.code = EXIT_TO_RESTART
+        self._asked.set()
+
+    async def wait(self) -> None:
+        """Until it is."""
+        await self._asked.wait()
 
 
 async def _keep(name: str, function: Callable[[], Awaitable[None]]) -> None:

@@ -20,6 +20,9 @@ from rich.table import Table
 from edge_agent.app import CannotStart, Parts, load_root, run_agent
 from edge_agent.bind_desk import bind_cards, read_transport_keys
 from edge_agent.config import Config, ConfigError, load_config
+from edge_agent.core.door_mode import exempt_groups
+from edge_agent.core.freshness import freshness
+from edge_agent.core.trusted_state import TrustedState
 from edge_agent.database import connect
 from edge_agent.files import UnsafeKeyFile
 from edge_agent.identity import identity_json
@@ -28,7 +31,7 @@ from edge_agent.outbox_tables import read_state
 from edge_agent.readers.port import ReaderUnavailable
 from edge_agent.secure_element.port import ElementUnavailable
 from edge_agent.state_dir import StateDirBusy
-from edge_agent.store import read_version
+from edge_agent.trust_tables import load
 from edge_agent.watchdog import Notifier
 from schemas.errors import SchemaError
 
@@ -104,11 +107,11 @@ def _root(
 
 @app.command()
 def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Serve the doors until SIGTERM; SIGHUP reads the policy again. Logs to standard error."""
+    """Serve the doors until SIGTERM. Logs to standard error."""
     with _explained():
         settings = load_config(config, os.environ)
         configure_log(settings.log_level)
-        asyncio.run(run_agent(settings, Notifier()))
+        raise typer.Exit(asyncio.run(run_agent(settings, Notifier())))
 
 
 @app.command()
@@ -116,7 +119,7 @@ def status(
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Show what the state directory says: event chain, what waits for the server, policy."""
+    """Show what the state directory says: events that wait, and what the doors go by."""
     with _explained():
         found = _status(load_config(config, os.environ))
     if as_json:
@@ -132,28 +135,50 @@ def status(
 
 
 def _status(config: Config) -> dict[str, Any]:
-    for path in (config.outbox_path, config.policy_path):
+    for path in (config.outbox_path, config.trust_path):
         if not path.exists():
             raise CannotStart(f"{path} is not there: the agent has never run with this state_dir")
-    outbox, store = connect(config.outbox_path), connect(config.policy_path)
+    outbox, trust = connect(config.outbox_path), connect(config.trust_path)
     try:
-        state, policy = read_state(outbox), read_version(store)
+        events, trusted = read_state(outbox), load(trust)
     finally:
         outbox.close()
-        store.close()
-    age_s = None if policy is None else (datetime.now(UTC) - policy[1]).total_seconds()
+        trust.close()
     return {
         "site": config.site,
         "agent": config.agent,
-        "chain": state.head.chain,
-        "sequence": state.head.sequence,
-        "hash": state.head.hash,
-        "acknowledged": state.acknowledged,
-        "unacknowledged": state.waiting,
+        "chain": events.head.chain,
+        "sequence": events.head.sequence,
+        "hash": events.head.hash,
+        "acknowledged": events.acknowledged,
+        "unacknowledged": events.waiting,
         "capacity": config.capacity,
-        "lost": 0 if state.lost is None else state.lost.count,
-        "policy_version": None if policy is None else policy[0],
-        "policy_age_s": None if age_s is None else round(age_s, 1),
+        "lost": 0 if events.lost is None else events.lost.count,
+        **({} if trusted is None else _trusted(trusted)),
+    }
+
+
+def _trusted(state: TrustedState) -> dict[str, Any]:
+    """What the doors go by. The age is by this machine's clock, and so is what it means."""
+    heartbeat, policy = state.heartbeat, state.policy
+    now = datetime.now(UTC)
+    age_s = None if heartbeat is None else max(0.0, (now - heartbeat.issued).total_seconds())
+    doors = {} if policy is None else policy.doors
+    active = () if state.lockdowns is None else state.lockdowns.active
+    return {
+        "root_version": state.root.version,
+        "policy_version": None if policy is None else policy.counter,
+        "policy_hash": state.policy_hash,
+        "revocation": state.revocation.sequence,
+        "lockdown": 0 if state.lockdowns is None else state.lockdowns.counter,
+        "locked_down": [
+            name
+            for name, door in doors.items()
+            if exempt_groups(state.root.site, name, door.areas, active) is not None
+        ],
+        "heartbeat_age_s": None if age_s is None else round(age_s, 1),
+        "freshness": {name: freshness(age_s, door.grace_s) for name, door in doors.items()},
+        "command": state.command,
     }
 
 
@@ -165,8 +190,6 @@ def check_config(config: ConfigOption = DEFAULT_CONFIG) -> None:
         root = load_root(settings)
     doors = ", ".join(door.door for door in settings.doors)
     Console().print(f"{config} is good: site {root.site}, suite {root.suite}, doors {doors}")
-    if not settings.policy.exists():
-        Console().print(f"{settings.policy} is not there yet: the doors will let nobody in")
 
 
 @app.command()

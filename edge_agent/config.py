@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,10 +27,24 @@ class _Section(BaseModel):
 
 
 class Broker(_Section):
-    """Where the MQTT broker listens."""
+    """Where the MQTT broker listens. Without TLS it must be on this very machine."""
 
     host: str = "127.0.0.1"
-    port: int = Field(default=1883, ge=1, le=65535)
+    port: int = Field(default=8883, ge=1, le=65535)
+    tls: bool = True
+
+    @model_validator(mode="after")
+    def _in_the_clear_at_home(self) -> Broker:
+        if not self.tls and not _is_loopback(self.host):
+            raise ValueError("tls = false is for a broker on 127.0.0.1, ::1 or localhost alone")
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class VirtualIo(_Section):
@@ -91,7 +106,6 @@ class Config(_Section):
     agent: AgentId
     state_dir: Path = Path("/var/lib/ostiary-agent")
     root: Path = Path("root.json")
-    policy: Path = Path("policy.dsse")
     sealing_key: Path = Path("sealing.key")
     capacity: int = Field(default=CAPACITY, ge=100, description="events kept at most")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -111,9 +125,9 @@ class Config(_Section):
         return self.state_dir / "outbox.db"
 
     @property
-    def policy_path(self) -> Path:
-        """The applied policy."""
-        return self.state_dir / "policy.db"
+    def trust_path(self) -> Path:
+        """Root, policy, revocations, lockdowns: all that was verified and applied."""
+        return self.state_dir / "trust.db"
 
     @property
     def doorway_path(self) -> Path:
@@ -142,10 +156,7 @@ def load_config(path: Path, environment: Mapping[str, str]) -> Config:
         raise ConfigError("\n".join(_explain(path, each) for each in error.errors())) from None
     base = path.absolute().parent
     return config.model_copy(
-        update={
-            name: base / getattr(config, name)
-            for name in ("state_dir", "root", "policy", "sealing_key")
-        }
+        update={name: base / getattr(config, name) for name in ("state_dir", "root", "sealing_key")}
     )
 
 

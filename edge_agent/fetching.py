@@ -119,8 +119,6 @@ class Fetching:
     def snapshot_came(self, envelope: bytes, now: datetime) -> None:
         """Verify the manifest and wait for its chunks. Raises SchemaError."""
         manifest = open_snapshot(self._store.state, envelope, self._recorder.agent, now)
-        if manifest is None:
-            return  # it says no more than what is held
         held = {} if self._snapshot is None else self._snapshot.bodies
         bodies = {digest: held[digest] for digest in manifest.chunks if digest in held}
         self._snapshot = _Snapshot(envelope, manifest, bodies)

@@ -37,20 +37,20 @@ def test_paths_are_relative_to_the_file_and_defaults_are_filled_in(write):
     config = load_config(path, {})
     assert config.state_dir == path.parent / "state"
     assert config.root == path.parent / "root.json"
-    assert config.broker.port == 1883
+    assert (config.broker.port, config.broker.tls) == (8883, True)
     assert config.doors[0].io.debounce_ms == 20
 
 
 def test_the_environment_stands_over_the_file(write):
     environment = {
         "OSTIARY_AGENT_BROKER__HOST": "10.0.0.1",
-        "OSTIARY_AGENT_BROKER__PORT": "8883",
+        "OSTIARY_AGENT_BROKER__PORT": "8884",
         "OSTIARY_AGENT_STATE_DIR": "/elsewhere",
         "OSTIARY_AGENT_CONFIG": "ignored here",
         "OTHER": "ignored",
     }
     config = load_config(write(GOOD), environment)
-    assert (config.broker.host, config.broker.port) == ("10.0.0.1", 8883)
+    assert (config.broker.host, config.broker.port) == ("10.0.0.1", 8884)
     assert config.state_dir == Path("/elsewhere")
 
 
@@ -73,6 +73,19 @@ def test_a_mistake_is_named_with_its_file_and_key(write, text, said):
     message = refusal(path)
     assert said in message
     assert str(path) in message
+
+
+IN_THE_CLEAR = "[broker]\nhost = {host!r}\ntls = false\n"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_a_broker_on_this_machine_may_do_without_tls(write, host):
+    assert not load_config(write(GOOD + IN_THE_CLEAR.format(host=host)), {}).broker.tls
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "broker.example", "localhost.example", "0.0.0.0"])
+def test_a_broker_elsewhere_is_never_spoken_to_in_the_clear(write, host):
+    assert "tls = false" in refusal(write(GOOD + IN_THE_CLEAR.format(host=host)))
 
 
 def test_a_missing_file_says_how_to_name_another(tmp_path):

@@ -1,0 +1,208 @@
+"""An agent's real link, stores and recorder in this process; the broker is the test."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from edge_agent.clock import SystemClock
+from edge_agent.config import Broker
+from edge_agent.core.trusted_time import TrustedTime
+from edge_agent.link import Link
+from edge_agent.outbox import Draft, Outbox
+from edge_agent.outbox_tables import StoredLine
+from edge_agent.recorder import Recorder
+from edge_agent.trust_store import TrustStore
+from schemas.command import Command
+from schemas.enrolment import Certificate
+from schemas.envelope import Signer, unverified_payload
+from schemas.policy import DoorMode
+from schemas.report import DoorReport, Pull, Report
+from schemas.statement import parse_statement, payload_type
+from schemas.topics import PULL, REPORT, down, everyone
+from tests.hostile_broker import HostileBroker, listening
+from tests.site_keys import SiteKeys
+from tests.site_voice import SiteVoice
+
+SITE, AGENT, DOOR = "demo", "front-agent", "front"
+PATIENCE_S = 20.0
+
+
+class Hasty(random.Random):
+    """Comes back at once, and waits for nothing."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return 0.0 if a == 0 else b
+
+
+class ListeningRecorder(Recorder):
+    """Keeps what was recorded where a test can wait for it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.heard = asyncio.Event()
+
+    async def record(self, drafts: Sequence[Draft]) -> list[StoredLine]:
+        stored = await super().record(drafts)
+        if stored:
+            self.events += [(draft.name, draft.data.model_dump(mode="json")) for draft in drafts]
+            self.heard.set()
+        return stored
+
+
+class IdleDoors:
+    """Does nothing, and says what it was asked to do."""
+
+    def __init__(self) -> None:
+        self.commands: list[Command] = []
+        self.changes = 0
+
+    async def execute(self, command: Command) -> None:
+        self.commands.append(command)
+
+    async def trust_changed(self) -> None:
+        self.changes += 1
+
+    def heartbeat_heard(self) -> None:
+        pass
+
+    def reports(self) -> dict[str, DoorReport]:
+        return {DOOR: DoorReport(contact="closed", mode=DoorMode.LOCKED, freshness="none")}
+
+
+class IdleRenewals:
+    """Keeps every certificate it is given."""
+
+    def __init__(self) -> None:
+        self.kept: list[Certificate] = []
+
+    @property
+    def certificate_until(self) -> datetime | None:
+        return None
+
+    async def renewed(self, certificate: Certificate) -> None:
+        self.kept.append(certificate)
+
+
+class LinkRig:
+    """The agent's side, and what the broker can do to it. Open it with `link_rig`."""
+
+    def __init__(
+        self, broker: HostileBroker, voice: SiteVoice, outbox: Outbox, store: TrustStore
+    ) -> None:
+        self.broker, self.voice, self.outbox, self.store = broker, voice, outbox, store
+        self.recorder = ListeningRecorder(outbox, SystemClock(), TrustedTime(), AGENT, "test")
+        self.doors, self.renewals = IdleDoors(), IdleRenewals()
+        self.signer = Signer.of(voice.keys.suite.generate(secrets.token_bytes))
+        self.link = Link(
+            Broker(port=broker.port, tls=False),
+            store,
+            self.recorder,
+            self.signer,
+            doors=self.doors,
+            renewals=self.renewals,
+            tls=lambda: None,
+            random=Hasty(),
+            random_bytes=secrets.token_bytes,
+        )
+        self.pulls: list[Pull] = []
+        self.reports: list[Report] = []
+        self.honest = True
+        """Whether what the agent asks for is answered."""
+        self._heard = asyncio.Event()
+
+    async def say(self, channel: str, payload: bytes, *, retain: bool = False) -> None:
+        """To this agent."""
+        await self.broker.publish(down(SITE, AGENT, channel), payload, retain=retain)
+
+    async def say_to_all(self, channel: str, payload: bytes, *, retain: bool = False) -> None:
+        await self.broker.publish(everyone(SITE, channel), payload, retain=retain)
+
+    async def listen(self) -> None:
+        """Answer what the agent asks for, as long as `honest`."""
+        while True:
+            topic, payload = await self.broker.heard.get()
+            channel = topic.rpartition("/")[2]
+            if channel == PULL:
+                pull = parse_statement(_payload(payload, PULL), Pull)
+                self.pulls.append(pull)
+                if self.honest:
+                    for answer, body in self.voice.answers(pull):
+                        await self.say(answer, body)
+            elif channel == REPORT:
+                self.reports.append(parse_statement(_payload(payload, REPORT), Report))
+            self._heard.set()
+
+    @property
+    def session(self) -> str:
+        return self.reports[-1].session
+
+    async def until_heard(self, there: Callable[[], Any]) -> None:
+        """Wait until what the agent said makes `there` true."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not there():
+                self._heard.clear()
+                await self._heard.wait()
+
+    async def event(self, name: str, **fields: Any) -> dict[str, Any]:
+        """Wait until an event of this name and with these fields is durable; its data."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                for found, data in self.recorder.events:
+                    if found == name and fields.items() <= data.items():
+                        return data
+                self.recorder.heard.clear()
+                await self.recorder.heard.wait()
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.recorder.events]
+
+
+def _payload(envelope: bytes, purpose: str) -> bytes:
+    return unverified_payload(envelope, payload_type(purpose), max_bytes=1 << 20)
+
+
+@asynccontextmanager
+async def link_rig(
+    folder: Path,
+    *,
+    keys: SiteKeys | None = None,
+    broker: HostileBroker | None = None,
+    voice: SiteVoice | None = None,
+) -> AsyncIterator[LinkRig]:
+    """The agent, connected to a broker that does what the test says."""
+    keys = keys or SiteKeys(site=SITE)
+    voice = voice or SiteVoice(keys, AGENT)
+    outbox = await Outbox.open(
+        folder / "outbox.db",
+        digest=keys.suite.digest,
+        source=f"/sites/{SITE}/agents/{AGENT}",
+        clock=SystemClock(),
+        random=secrets.token_bytes,
+    )
+    store = await TrustStore.open(folder / "trust.db", keys.root, AGENT, SystemClock())
+    async with listening(broker or HostileBroker()) as broker:
+        rig = LinkRig(broker, voice, outbox, store)
+        tasks = [
+            asyncio.create_task(work())
+            for work in (rig.link.run, rig.link.refusals.run, rig.listen)
+        ]
+        try:
+            yield rig
+            for task in tasks:
+                if task.done():
+                    task.result()
+                    raise AssertionError("a part of the rig ended")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await outbox.close()
+            await store.close()
