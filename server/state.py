@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # they know of LinkStatus
     from server.distribution.policies import Policies
     from server.distribution.presence import Presence
     from server.distribution.revocations import Revocations
+    from server.enrolment.enrolments import Enrolments
     from server.site import Site
 
 
@@ -57,6 +58,7 @@ class ServerState:
     lockdowns: Lockdowns = field(init=False)
     commands: Commands = field(init=False)
     heartbeats: Heartbeats = field(init=False)
+    enrolments: Enrolments = field(init=False)
     convergence: Convergence = field(init=False)
     announced: Callable[[], None] = field(init=False)
     """Wakes the writer of the server's own events: call it after a commit that announced."""

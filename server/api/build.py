@@ -8,12 +8,23 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from server.api import doors, events, health
+from server.api import (
+    agents,
+    doors,
+    events,
+    health,
+    memberships,
+    model_routes,
+    site,
+    tokens,
+)
 from server.api.guard import Guard
 from server.api.models import NoQuery, ProblemKind
+from server.api.permission import SCOPES, scope_of
 from server.api.problems import (
     INTERNAL,
     INVALID,
@@ -30,8 +41,8 @@ from server.state import ServerState
 
 DESCRIPTION = """\
 Read what the doors of a site saw: pages with a cursor, long-poll, server-sent events; the state
-of the doors; and a proof of each event. Every error is a problem document (RFC 9457).
-Nothing here opens a door or changes anything.
+of the doors; and a proof of each event. Say who may enter where and when. Each operation names the
+scope its token needs, if any. Every error is a problem document (RFC 9457).
 """
 _CONSOLE = str(files("server.console"))
 
@@ -45,7 +56,7 @@ def build_api(state: ServerState) -> FastAPI:
     app = FastAPI(
         title="Ostiary",
         version=version("ostiary"),
-        summary="Access events and door states of one site",
+        summary="Access control of one site: its events, doors, people and rules",
         description=DESCRIPTION,
         openapi_url="/api/v1/openapi.json",
         docs_url=None,  # their pages load scripts from elsewhere
@@ -55,15 +66,23 @@ def build_api(state: ServerState) -> FastAPI:
         openapi_tags=[
             {"name": "events", "description": "What happened, in order of arrival."},
             {"name": "doors", "description": "How the doors are now."},
+            {"name": "model", "description": "Who may enter where and when."},
+            {"name": "tokens", "description": "Who may use this API, and for what."},
             {"name": "operation", "description": "How the server is."},
         ],
     )
+    app.state.server = state
     install(app)
     app.add_middleware(Guard)
     feed = Feed(state.engine, state.hub)
     app.include_router(events.router(state, feed))
     app.include_router(doors.router(state, feed))
     app.include_router(health.router(state))
+    app.include_router(site.router(state))
+    app.include_router(model_routes.router(state))
+    app.include_router(memberships.router(state))
+    app.include_router(tokens.router(state))
+    app.include_router(agents.router(state))
     app.include_router(_problems())
     app.add_api_route("/", _live_page, include_in_schema=False, response_class=FileResponse)
     app.mount("/console", _Console(directory=_CONSOLE), name="console")
@@ -123,7 +142,17 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             tags=app.openapi_tags,
             license_info=app.license_info,
         )
+        components = document.setdefault("components", {})
+        components["securitySchemes"] = {
+            "token": {"type": "http", "scheme": "bearer", "description": ", ".join(SCOPES)}
+        }
+        for route in app.routes:
+            if isinstance(route, APIRoute) and route.include_in_schema:
+                scope = scope_of(route)
+                for method in route.methods:
+                    operation = document["paths"][route.path_format][method.lower()]
+                    operation["security"] = [] if scope is None else [{"token": [scope]}]
         problem = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
-        document.setdefault("components", {}).setdefault("schemas", {})["Problem"] = problem
+        components.setdefault("schemas", {})["Problem"] = problem
         app.openapi_schema = document
     return app.openapi_schema
