@@ -167,10 +167,10 @@ async def _check_names(state: ServerState, order: LockdownOrder, name: str) -> N
         wanted.append((order.scope, name))
     async with state.engine.connect() as connection:
         there = await known(connection, wanted)
-    for kind, id in wanted:
-        if (kind, id) not in there:
+    for kind, missing in wanted:
+        if (kind, missing) not in there:
             parameter = "exempt" if kind == "group" else "name"
-            raise _invalid(parameter, f"there is no {kind} {id}")
+            raise _invalid(parameter, f"there is no {kind} {missing}")
 
 
 def _invalid(parameter: str, detail: str) -> Problem:

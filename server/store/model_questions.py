@@ -28,9 +28,9 @@ async def known(
 ) -> set[tuple[str, str]]:
     """Those of (kind, id) that are there."""
     by_kind: dict[str, set[str]] = {}
-    for kind, id in named:
+    for kind, name in named:
         if kind in _TABLES:
-            by_kind.setdefault(kind, set()).add(id)
+            by_kind.setdefault(kind, set()).add(name)
     found = set()
     for kind, ids in by_kind.items():
         column = _TABLES[kind].c.id

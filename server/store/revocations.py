@@ -128,7 +128,10 @@ async def read_denied(connection: AsyncConnection, last: int) -> list[Denied]:
     return [
         # unchecked: 100,000 rows that this program wrote, and whose reader checks each line
         Denied.model_construct(
-            kind=row.kind, subject=row.subject, sequence=row.sequence, reason=row.reason
+            kind=row.kind,
+            subject=row.subject,
+            sequence=row.sequence,
+            reason=RevocationReason(row.reason),
         )
         for row in await connection.execute(query)
     ]
