@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
@@ -24,7 +23,6 @@ from server.api import (
 )
 from server.api.guard import Guard
 from server.api.models import NoQuery, ProblemKind
-from server.api.permission import SCOPES, scope_of
 from server.api.problems import (
     INTERNAL,
     INVALID,
@@ -41,8 +39,9 @@ from server.state import ServerState
 
 DESCRIPTION = """\
 Read what the doors of a site saw: pages with a cursor, long-poll, server-sent events; the state
-of the doors; and a proof of each event. Say who may enter where and when. Each operation names the
-scope its token needs, if any. Every error is a problem document (RFC 9457).
+of the doors; and a proof of each event. Say who may enter where and when. Each operation that
+needs a token names as its security scheme the scope that the token must have (or `admin`). Every
+error is a problem document (RFC 9457).
 """
 _CONSOLE = str(files("server.console"))
 
@@ -142,17 +141,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             tags=app.openapi_tags,
             license_info=app.license_info,
         )
-        components = document.setdefault("components", {})
-        components["securitySchemes"] = {
-            "token": {"type": "http", "scheme": "bearer", "description": ", ".join(SCOPES)}
-        }
-        for route in app.routes:
-            if isinstance(route, APIRoute) and route.include_in_schema:
-                scope = scope_of(route)
-                for method in route.methods:
-                    operation = document["paths"][route.path_format][method.lower()]
-                    operation["security"] = [] if scope is None else [{"token": [scope]}]
         problem = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
-        components.setdefault("schemas", {})["Problem"] = problem
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas["Problem"] = problem
         app.openapi_schema = document
     return app.openapi_schema

@@ -1,15 +1,20 @@
-"""What every request meets first: the host check, and what every response carries."""
+"""What every request meets first: the checks of host and size, and what responses carry."""
 
 from __future__ import annotations
 
 import re
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.headers import SECURITY_HEADERS
 from server.api.problems import WRONG_HOST, problem_response
 
+MAX_BODY_BYTES = 1024 * 1024
+DOCUMENT_PATH = "/api/v1/site-document"
+MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+"""Of a whole site: 100,000 persons with a card each are some 30 MB."""
 LOOPBACK_HOST = re.compile(r"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]{1,5})?\Z", re.IGNORECASE)
 
 
@@ -45,7 +50,22 @@ class Guard:
         if scope["method"] == "HEAD":
             await self._app({**scope, "method": "GET"}, receive, _Headless(send_guarded))
             return
-        await self._app(scope, receive, send_guarded)
+        most = MAX_DOCUMENT_BYTES if scope["path"] == DOCUMENT_PATH else MAX_BODY_BYTES
+        await self._app(scope, _Capped(receive, most), send_guarded)
+
+
+class _Capped:
+    """Ends a request whose body grows beyond a size, announced or not."""
+
+    def __init__(self, receive: Receive, most: int) -> None:
+        self._receive, self._most, self._left = receive, most, most
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            raise HTTPException(413, f"the body is larger than {self._most} bytes")
+        return message
 
 
 class _Headless:

@@ -10,9 +10,10 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from server.api.headers import SECURITY_HEADERS
 from server.feed.cloudevents import as_json
@@ -59,6 +60,40 @@ NO_SUCH_EVENT = Kind(
 NOT_FOUND = Kind(
     "not-found", 404, "There is nothing at this address", "See `/api/v1/openapi.json` for what is."
 )
+UNAUTHORISED = Kind(
+    "unauthorised",
+    401,
+    "This needs a token that is known",
+    "Send `Authorization: Bearer TOKEN`. `ostiary tokens create` makes one; on the server's "
+    "machine the commands find one in the site directory.",
+)
+FORBIDDEN = Kind(
+    "forbidden",
+    403,
+    "The token may not do this",
+    "Use a token that has the scope. `ostiary tokens list` shows what each may do.",
+)
+NO_SUCH_OBJECT = Kind(
+    "no-such-object",
+    404,
+    "There is no object with this id",
+    "List what there is at the address without the id. Names are case-sensitive.",
+)
+STILL_NAMED = Kind(
+    "still-named",
+    409,
+    "Something else names what is to be deleted",
+    "Change or delete what names it first.",
+)
+CHANGED_MEANWHILE = Kind(
+    "changed-meanwhile",
+    412,
+    "It is not as you have seen it",
+    "Read it again, make your change to what it is now, and send it with the new `ETag`.",
+)
+TOO_LARGE = Kind(
+    "too-large", 413, "The request is too large", "Send it in several parts: each is a change."
+)
 METHOD = Kind(
     "method-not-allowed",
     405,
@@ -72,6 +107,25 @@ WRONG_HOST = Kind(
     "Use `localhost`, `127.0.0.1` or `[::1]`: it refuses other names so that a web page elsewhere "
     "can't reach it through a name of its own (DNS rebinding).",
 )
+REFUSED = Kind(
+    "refused",
+    409,
+    "It was refused as things stand",
+    "See `detail`, and `reason` if a door refused: nothing was changed or done.",
+)
+NOT_CONNECTED = Kind(
+    "not-connected",
+    503,
+    "The door can't be reached",
+    "Nothing was sent. See `GET /api/v1/doors/status` for when the door was heard last.",
+)
+UNCONFIRMED = Kind(
+    "unconfirmed",
+    504,
+    "The door has not said what became of the command",
+    "It may have been carried out, and may be until `expires`. Look at the door before you send it "
+    "again.",
+)
 NOT_READY = Kind(
     "not-ready",
     503,
@@ -82,7 +136,8 @@ INTERNAL = Kind(
     "internal-error",
     500,
     "The server failed",
-    "The reason is in the server's log. Trying again is safe: every request here only reads.",
+    "The reason is in the server's log. A change is made whole or not at all: see what is there "
+    "before you try again.",
 )
 KINDS: dict[str, Kind] = {
     kind.name: kind
@@ -91,8 +146,17 @@ KINDS: dict[str, Kind] = {
         CURSOR_GONE,
         NO_SUCH_EVENT,
         NOT_FOUND,
+        UNAUTHORISED,
+        FORBIDDEN,
+        NO_SUCH_OBJECT,
+        STILL_NAMED,
+        CHANGED_MEANWHILE,
+        TOO_LARGE,
         METHOD,
         WRONG_HOST,
+        REFUSED,
+        NOT_CONNECTED,
+        UNCONFIRMED,
         NOT_READY,
         INTERNAL,
     )
@@ -177,7 +241,15 @@ def install(app: FastAPI) -> None:
 
 async def _on_problem(_request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return problem_response(error.kind, error.detail, members=error.members)
+    headers = {"WWW-Authenticate": "Bearer"} if error.kind is UNAUTHORISED else None
+    return problem_response(error.kind, error.detail, headers=headers, members=error.members)
+
+
+def named_errors(error: ValidationError) -> Problem:
+    """What a body that was read by hand is refused with, each field by its path."""
+    errors = [_named({**entry, "loc": ("body", *entry["loc"])}) for entry in error.errors()]
+    first = errors[0]
+    return Problem(INVALID, f"{first['parameter']}: {first['detail']}", errors=errors)
 
 
 async def _on_invalid(_request: Request, error: Exception) -> Response:
@@ -192,10 +264,12 @@ async def _on_invalid(_request: Request, error: Exception) -> Response:
 def _named(entry: Mapping[str, Any]) -> dict[str, object]:
     """One validation error, without the internals of the validator that found it."""
     place, *path = entry["loc"]
-    parameter = str(path[0] if path else place)
+    # of a query it is the parameter that is named, of a body the way to the field
+    path = path if place == "body" else path[:1]
+    parameter = ".".join(str(part) for part in path) or str(place)
     detail = str(entry["msg"]).removeprefix("Value error, ")
     if entry["type"] == "extra_forbidden":
-        detail = "there is no such parameter here"
+        detail = f"there is no such {'field' if place == 'body' else 'parameter'} here"
     return {"parameter": parameter, "in": str(place), "detail": detail}
 
 
@@ -203,12 +277,25 @@ async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path
     if error.status_code == METHOD.status:
-        allow = {"Allow": "GET, HEAD"}
+        allow = {"Allow": ", ".join(sorted(_allowed(request)))}
         return problem_response(METHOD, f"{request.method} {path} is not possible", headers=allow)
+    if error.status_code == TOO_LARGE.status:
+        return problem_response(TOO_LARGE, str(error.detail))
     if error.status_code == NOT_FOUND.status:
         return problem_response(NOT_FOUND, f"{path} does not exist")
     other = Kind("", error.status_code, HTTPStatus(error.status_code).phrase, "")
     return problem_response(other, str(error.detail), headers=error.headers)
+
+
+def _allowed(request: Request) -> set[str]:
+    """Every method there is a route for at this path: the router names those of the first alone."""
+    methods = {
+        method
+        for method in ("GET", "PUT", "POST", "PATCH", "DELETE")
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    }
+    return methods | ({"HEAD"} if "GET" in methods else set())
 
 
 async def _on_failure(request: Request, error: Exception) -> Response:

@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from server.cli.console import fail
 from server.ingest.alarms import printable
+from server.run_file import RUN_FILE
 
 TOKEN_ENV = "OSTIARY_TOKEN"  # noqa: S105 the name of a variable
-RUN_FILE = "run.json"
 TIMEOUT_S = 60.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -186,8 +186,7 @@ def _in_words(status: int, problem: Mapping[str, Any]) -> str:
     errors = problem.get("errors")
     for entry in errors[:20] if isinstance(errors, list) else ():
         if isinstance(entry, dict):
-            where = entry.get("path") or entry.get("parameter")
-            lines.append(f"  {where}: {entry.get('detail')}")
+            lines.append(f"  {entry.get('parameter')}: {entry.get('detail')}")
     if isinstance(errors, list) and len(errors) > 20:
         lines.append(f"  and {len(errors) - 20} more")
     if problem.get("advice"):

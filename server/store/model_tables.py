@@ -181,7 +181,7 @@ tokens = Table(
     "tokens",
     metadata,
     Column("id", String(16), primary_key=True),
-    Column("name", _TITLE, nullable=False),
+    Column("name", _NAME, nullable=False, unique=True),
     Column("hash", String(64), nullable=False),
     Column("scopes", String(100), nullable=False),
     Column("created_us", BigInteger, nullable=False),

@@ -187,7 +187,7 @@ def upgrade() -> None:
     op.create_table(
         "tokens",
         sa.Column("id", sa.String(16), nullable=False),
-        sa.Column("name", sa.String(200), nullable=False),
+        sa.Column("name", sa.String(63), nullable=False),
         sa.Column("hash", sa.String(64), nullable=False),
         sa.Column("scopes", sa.String(100), nullable=False),
         sa.Column("created_us", sa.BigInteger, nullable=False),
@@ -195,4 +195,5 @@ def upgrade() -> None:
         sa.Column("expires_us", sa.BigInteger),
         sa.Column("last_used_us", sa.BigInteger),
         sa.PrimaryKeyConstraint("id", name="pk_tokens"),
+        sa.UniqueConstraint("name", name="uq_tokens_name"),
     )
