@@ -9,7 +9,6 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from importlib.metadata import version
 from zoneinfo import ZoneInfo
 
@@ -22,8 +21,8 @@ from edge_agent.core.trusted_time import TrustedTime
 from edge_agent.door_io.gpio import GpioDoorIo
 from edge_agent.door_io.port import DoorIo
 from edge_agent.door_task import DoorTask
-from edge_agent.doors import Doors
 from edge_agent.elements import Elements
+from edge_agent.ensemble import Ensemble
 from edge_agent.files import read_kek
 from edge_agent.house import House
 from edge_agent.identity import open_identity
@@ -33,13 +32,14 @@ from edge_agent.outbox import Outbox, OutboxFailed
 from edge_agent.readers.pcsc import PcscReader
 from edge_agent.readers.port import Reader
 from edge_agent.recorder import Recorder
+from edge_agent.renewal import Renewals
 from edge_agent.state_dir import hold
+from edge_agent.tls import TlsIdentity
 from edge_agent.trust_store import TrustStore
 from edge_agent.virtual.doorway import Doorway
 from edge_agent.watchdog import Notifier
-from schemas.enrolment import Certificate
 from schemas.envelope import Signer
-from schemas.errors import SchemaError, UnknownKey
+from schemas.errors import SchemaError
 from schemas.events import agent_source
 from schemas.policy import DoorSettings
 from schemas.root import Root, open_first_root
@@ -63,6 +63,7 @@ class Parts:
     clock: Clock
     signer: Signer
     elements: Elements
+    tls: TlsIdentity
 
     @classmethod
     def open(cls, config: Config) -> Parts:
@@ -76,7 +77,8 @@ class Parts:
             config.state_dir, config.agent, kek, suite(root.suite), secrets.token_bytes
         )
         elements = Elements(config.state_dir, kek, secrets.token_bytes)
-        return cls(config, root, SystemClock(), signer, elements)
+        tls = TlsIdentity(config.state_dir, kek)
+        return cls(config, root, SystemClock(), signer, elements, tls)
 
     async def open_outbox(self) -> Outbox:
         """The agent's event store."""
@@ -150,6 +152,13 @@ async def run_agent(config: Config, notifier: Notifier) -> int:
     Raises what `opened` raises.
     """
     async with opened(config) as (parts, outbox, store):
+        if config.broker.tls and parts.tls.certificate() is None:
+            raise CannotStart(
+                f"{parts.tls.file} is not there: this device is no agent of a site yet; run"
+                " `ostiary-agent enrol` with a claim code"
+            )
+        if not config.broker.tls:
+            log.warning("broker_in_the_clear", broker=config.broker.host)
         code = await _serve(parts, outbox, store, notifier)
     log.info("stopped", agent=config.agent, code=code)
     return code
@@ -174,36 +183,38 @@ async def _serve(parts: Parts, outbox: Outbox, store: TrustStore, notifier: Noti
         open_reader=lambda door, direction: parts.open_reader(door, direction, doorway),
     )
     begin = asyncio.Event()
-    tasks_of_doors = [DoorTask(door, house, begin) for door in config.doors]
+    doors = [DoorTask(door, house, begin) for door in config.doors]
     stop = _Stop()
-    doors = Doors(tasks_of_doors, house, stop.to_restart)
+    ensemble = Ensemble(doors, house, stop.to_restart)
+    renewals = Renewals(parts.tls, config.agent, parts.signer, lambda: store.state.root, clock)
     link = Link(
         config.broker,
         store,
         recorder,
         parts.signer,
-        doors=doors,
-        renewals=InTheClear(),
-        tls=lambda: None,
+        doors=ensemble,
+        renewals=renewals,
+        tls=lambda: parts.tls.context(store.state.root) if config.broker.tls else None,
         random=random.SystemRandom(),
         random_bytes=secrets.token_bytes,
     )
-    doors.on_change(link.doors_changed)
+    for door in doors:
+        door.changed = link.doors_changed
     try:
         cause = await outbox.begin()
     except OutboxFailed as error:  # a full disk keeps no door from being served
         log.error("start_not_marked", why=str(error))
         cause = "start"
     async with asyncio.TaskGroup() as tasks:
-        work = [tasks.create_task(door.run()) for door in tasks_of_doors]
-        for door in tasks_of_doors:
+        work = [tasks.create_task(door.run()) for door in doors]
+        for door in doors:
             await door.opened.wait()
         applied = store.applied
         started = recorder.about_agent(
             "agent.started",
             cause=cause,
             version=recorder.version,
-            doors={door.name: door.contact for door in tasks_of_doors},
+            doors={door.name: door.contact for door in doors},
             policy_version=None if applied is None else applied.version,
         )
         await recorder.record_soon([started])
@@ -213,13 +224,14 @@ async def _serve(parts: Parts, outbox: Outbox, store: TrustStore, notifier: Noti
             for name, function in {
                 "link": link.run,
                 "refusals": link.refusals.run,
-                "freshness": doors.watch,
+                "freshness": ensemble.watch.run,
+                "renewals": lambda: renewals.run(link.say),
                 "clock": lambda: _watch_clock(recorder),
                 "watchdog": notifier.keep_alive,
             }.items()
         ]
         async with doorway:
-            log.info("ready", agent=config.agent, doors=doors.names)
+            log.info("ready", agent=config.agent, doors=[door.name for door in doors])
             notifier.ready()
             await stop.wait()
             notifier.stopping()
@@ -236,16 +248,6 @@ async def _close(outbox: Outbox) -> None:
         await outbox.close()
     except OutboxFailed as error:
         log.error("end_not_marked", why=str(error))
-
-
-class InTheClear:
-    """A broker on this very machine, spoken to without TLS: there is no certificate."""
-
-    certificate_until: datetime | None = None
-
-    async def renewed(self, certificate: Certificate) -> None:
-        """Raises UnknownKey."""
-        raise UnknownKey(f"a certificate until {certificate.until}, and TLS is off")
 
 
 class _Stop:

@@ -125,6 +125,7 @@ class Link:
             log.info("left_unsaid", why=str(error))
 
     async def _connected(self) -> None:
+        tls = await asyncio.to_thread(self._tls)
         client = aiomqtt.Client(
             self._broker.host,
             self._broker.port,
@@ -132,7 +133,7 @@ class Link:
             protocol=aiomqtt.ProtocolVersion.V311,
             clean_session=True,  # what a broker would keep for us, we ask for again anyway
             will=aiomqtt.Will(up(self._site, self._agent, WILL), b"", qos=1),
-            tls_context=self._tls(),
+            tls_context=tls,
             max_queued_incoming_messages=64,
             logger=SILENT,
         )
