@@ -210,7 +210,7 @@ class DoorData(_Data):
 class DoorOpened(DoorData):
     """The contact opened; `after` says what made it legitimate."""
 
-    after: Literal["access", "rex", "mode", "nothing"]
+    after: Literal["access", "rex", "command", "mode", "nothing"]
 
 
 class DoorHeld(DoorData):

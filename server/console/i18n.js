@@ -29,8 +29,8 @@ const en = {
     "card.bound": "Card bound", "agent.started": "Agent started", "agent.clock_stepped": "Clock was moved", "agent.buffer_high": "Event store almost full",
     "agent.events_lost": "Events lost", "policy.applied": "Policy applied", "policy.rejected": "Policy rejected", "alarm.raised": "Security alarm",
   },
-  after: { access: "after a grant", rex: "by the exit button", mode: "door is unlocked", nothing: "without permission" },
-  cause: { access: "after a grant", rex: "by the exit button", policy: "by policy", relock: "release time over", first_start: "for the first time", start: "normally", restart_after_kill: "after it was killed" },
+  after: { access: "after a grant", rex: "by the exit button", command: "after a command", mode: "door is unlocked", nothing: "without permission" },
+  cause: { access: "after a grant", rex: "by the exit button", policy: "by policy", command: "by command", lockdown: "by lockdown", schedule: "by schedule", relock: "release time over", first_start: "for the first time", start: "normally", restart_after_kill: "after it was killed" },
   reason: {
     unknown_card: "unknown card", card_auth_failed: "card could not prove itself", card_revoked: "card is revoked", card_lost: "card is reported lost",
     card_stolen: "card is reported stolen", card_damaged: "card is reported damaged", card_suspended: "card is suspended", not_yet_active: "not valid yet",
@@ -76,8 +76,8 @@ const zh = {
     "card.bound": "卡片已绑定", "agent.started": "门端代理启动", "agent.clock_stepped": "时钟被调整", "agent.buffer_high": "事件存储将满",
     "agent.events_lost": "事件丢失", "policy.applied": "策略已生效", "policy.rejected": "策略被拒绝", "alarm.raised": "安全报警",
   },
-  after: { access: "准许后", rex: "出门按钮", mode: "门处于常开", nothing: "未经许可" },
-  cause: { access: "准许后", rex: "出门按钮", policy: "按策略", relock: "释放时间结束", first_start: "首次", start: "正常", restart_after_kill: "被终止后" },
+  after: { access: "准许后", rex: "出门按钮", command: "远程命令后", mode: "门处于常开", nothing: "未经许可" },
+  cause: { access: "准许后", rex: "出门按钮", policy: "按策略", command: "按命令", lockdown: "因封锁", schedule: "按时间表", relock: "释放时间结束", first_start: "首次", start: "正常", restart_after_kill: "被终止后" },
   reason: {
     unknown_card: "未知卡", card_auth_failed: "卡片认证失败", card_revoked: "卡已吊销", card_lost: "卡已挂失", card_stolen: "卡已报被盗", card_damaged: "卡已报损",
     card_suspended: "卡已停用", not_yet_active: "尚未生效", expired: "已过期", not_bound: "卡未与此门绑定", no_rule: "无此门权限", outside_schedule: "不在允许时段",
