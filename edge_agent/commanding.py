@@ -86,7 +86,10 @@ class Commanding:
                 # The mode this sets or ends is durable already, together with the counter.
                 await self._door(command).look(moved)
             case Action.IDENTIFY:
-                if not await (door := self._door(command)).identify():
+                door = self._door(command)
+                if not door.served:
+                    raise _out_of_order(door)
+                if not await door.identify():
                     raise Unsupported(f"no reader of door {door.name} can blink or beep")
             case Action.REBOOT:
                 pass  # as soon as that is recorded

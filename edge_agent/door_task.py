@@ -153,10 +153,11 @@ class DoorTask:
             self.opened.set()
             await self._begin.wait()
             # Not before: until then a newer policy may be applied, and it alone is to count.
-            now_s = recorder.clock.monotonic()
-            self._io, told = io, self._told()
-            self._state, outputs = initial(told.settings, told.mode, self._found, now_s)
-            await self._carry_out(outputs)
+            async with self._one_at_a_time:
+                now_s = recorder.clock.monotonic()
+                self._io, self._broken, told = io, asyncio.Queue(), self._told()
+                self._state, outputs = initial(told.settings, told.mode, self._found, now_s)
+                await self._carry_out(outputs)
             self.changed()
             await self._report_recovery()
             async with asyncio.TaskGroup() as tasks:

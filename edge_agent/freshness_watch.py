@@ -98,6 +98,8 @@ class FreshnessWatch:
         for event, doors in self._said.changes(now, starting=starting).items():
             log.info(event.replace(".", "_"), doors=doors, heartbeat_age_s=age_s)
             drafts.append(recorder.about_agent(event, heartbeat_age_s=age_s, doors=doors))
+            for door in self._doors:
+                door.changed()
         await recorder.record_soon(drafts)
 
     def _edges_s(self) -> Iterator[float]:

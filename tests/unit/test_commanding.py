@@ -169,9 +169,10 @@ async def test_an_unlock_that_the_strike_does_not_follow_does_not_come_later(sta
     assert DOOR not in stand.store.overrides
 
 
-async def test_a_pulse_at_a_door_whose_hardware_fails_is_refused(stand):
+@pytest.mark.parametrize("action", [Action.PULSE, Action.UNLOCK, Action.IDENTIFY])
+async def test_a_door_whose_hardware_fails_does_not_act(stand, action):
     await stand.stop()
-    result = await stand.command(Action.PULSE)
+    result = await stand.command(action)
     assert (result["result"], result["reason"]) == ("command.refused", "Failed")
 
 
