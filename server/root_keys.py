@@ -32,6 +32,11 @@ AskPassphrase = Callable[[Path], str]
 """Asks a person for the passphrase of a folder."""
 
 
+def default_place(site_dir: Path) -> Path:
+    """Beside the site, not in it."""
+    return site_dir.with_name(f"{site_dir.absolute().name}-root-keys")
+
+
 def folders_of(place: Path, count: int) -> list[Path]:
     """Where `count` new root keys go."""
     return [place] if count == 1 else [place / str(n) for n in range(1, count + 1)]

@@ -33,7 +33,7 @@ from server.config import default_toml
 from server.files import write_durably as write_durably  # noqa: PLC0414 also read from here
 from server.kek import KEK_ENV, KEK_FILE_ENV, SiteError, make_kek, read_kek
 from server.pki import Authority, open_authority
-from server.root_keys import check_free, folders_of, write_root_key
+from server.root_keys import check_free, default_place, folders_of, write_root_key
 
 __all__ = ["Site", "SiteError", "create_site", "only_server", "open_site", "write_durably"]
 
@@ -194,7 +194,7 @@ def create_site(
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise SiteError(f"{path} is not empty: choose another directory; nothing was changed")
-    apart = root_keys or RootKeys(path.with_name(f"{path.absolute().name}-root-keys"))
+    apart = root_keys or RootKeys(default_place(path))
     check_free(apart.place)
     now = now or SystemClock().now()
     path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,118 +1,204 @@
-"""`ostiary agents`: whose events are believed."""
+"""`ostiary agents`: which devices belong to the site."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated
+import sys
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from urllib.parse import quote
 
+import segno
 import typer
-from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 from rich.text import Text
 
-from schemas.errors import MalformedKey, first_problem
-from schemas.names import AgentId, DigestHex, PointHex
-from schemas.suites import SuiteName, keyid
-from server.cli.console import DEFAULT_SITE_DIR, SiteDir, fail, opened, out, run, the_site
-from server.clock import SystemClock, from_microseconds, microseconds
-from server.config import ServerConfig
+from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, out
+from server.cli.remote import Remote, Url, remote
 from server.ingest.alarms import printable
-from server.ingest.ledger import Ledger
-from server.site import Site
-from server.store.agents import AgentExists, add_agent, list_agents
 
 app = typer.Typer(help="The agents of the site.", no_args_is_help=True)
 
-
-class Identity(BaseModel):
-    """What `ostiary-agent identity` prints."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    agent: AgentId
-    suite: SuiteName
-    public_key: PointHex
-    keyid: DigestHex
+AgentName = Annotated[str, typer.Argument(help="The agent's name.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+_ADDRESS = "/api/v1/agents"
 
 
 @app.command()
-def add(
-    identity: Annotated[Path, typer.Argument(help="Output of `ostiary-agent identity`.")],
+def claim(
+    agent: AgentName,
+    *,
     site_dir: SiteDir = DEFAULT_SITE_DIR,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: Url = None,
+    re_enrol: Annotated[
+        bool, typer.Option("--re-enrol", help="Give an agent that is enrolled new keys.")
+    ] = False,
+    qr: Annotated[
+        bool | None, typer.Option("--qr/--no-qr", help="A QR code too; by default on a terminal.")
+    ] = None,
 ) -> None:
-    """Register an agent's public key; from then on the events it signs are believed.
+    """Make a claim code: with it one device can ask to become this agent, for ten minutes.
 
-    Compare the fingerprint with what the device shows: it is all that tells it from an impostor.
+    Give it to `ostiary-agent enrol` at the door. Standard output has the code alone.
     """
-    site, config = the_site(site_dir)
-    try:
-        who = Identity.model_validate_json(identity.read_bytes())
-        point = bytes.fromhex(who.public_key)
-        key = site.suite.public_key(point)
-    except OSError as error:
-        fail(f"{identity}: {error.strerror}")
-    except (ValidationError, ValueError, MalformedKey) as error:
-        why = first_problem(error) if isinstance(error, ValidationError) else error
-        fail(
-            f"{identity} is not what `ostiary-agent identity` prints ({why}): "
-            "run it again at the door, and copy its whole output"
-        )
-    if who.suite != site.root.suite:
-        fail(
-            f"agent {who.agent} has keys of suite {who.suite}, the site uses {site.root.suite}: "
-            "give the agent this site's root.json and a new state directory"
-        )
-    if keyid(key) != who.keyid:
-        fail(f"{identity}: keyid is not that of the public key; the file was changed or damaged")
+    with remote(site_dir, url) as server:
+        made = server.post(_address(agent, "/claim"), {"re_enrol": re_enrol})
+    code = str(made["code"])
+    if sys.stdout.isatty() if qr is None else qr:
+        segno.make_qr(code, error="l").terminal(out=sys.stdout, compact=True, border=2)
+    typer.echo(code)
+    err.print(
+        f"At the device, until {_local(made['expires'])}:\n"
+        f"  ostiary-agent enrol CODE --config agent.toml\n"
+        f"then here, to compare what the device shows:\n  ostiary agents approve {agent}",
+        markup=False,
+    )
+
+
+@app.command()
+def pending(
+    site_dir: SiteDir = DEFAULT_SITE_DIR,
+    url: Url = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+) -> None:
+    """Show the devices that wait for approval, with their fingerprints."""
+    with remote(site_dir, url) as server:
+        items = list(server.items(_ADDRESS, pending="true"))
+    if as_json:
+        typer.echo(json.dumps(items))
+        return
+    if not items:
+        err.print("No device waits.")
+        return
+    table = Table(box=None)
+    for heading in ("agent", "fingerprint", "claimed by", ""):
+        table.add_column(heading, overflow="fold")
+    for item in items:
+        asked = item["claim"]
+        note = "AND A SECOND DEVICE CAME" if asked["rival"] else ""
+        cells = (item["agent"], asked["fingerprint"], asked["by"], note)
+        table.add_row(*(Text(printable(str(cell))) for cell in cells))
+    out.print(table)
+
+
+@app.command()
+def approve(
+    agent: AgentName,
+    *,
+    site_dir: SiteDir = DEFAULT_SITE_DIR,
+    url: Url = None,
+    fingerprint: Annotated[
+        str | None, typer.Option(help="What the device shows: compared instead of asking.")
+    ] = None,
+    yes: Yes = False,
+) -> None:
+    """Make the device that waits an agent, if it shows the same fingerprint.
+
+    The fingerprint is all that tells it from an impostor who got hold of the claim code.
+    """
+    with remote(site_dir, url) as server:
+        item = _waiting(server, agent)
+        asked = item["claim"]
+        if fingerprint is not None:
+            if _digits(fingerprint) != _digits(asked["fingerprint"]):
+                fail(
+                    f"the device that waits shows {asked['fingerprint']}, which is another: refuse"
+                    f" it with `ostiary agents refuse {agent}`, and make a new claim"
+                )
+        elif not yes:
+            out.print(f"Device waiting as [bold]{agent}[/]: {asked['fingerprint']}")
+            _warn_of_rival(asked)
+            if item["enrolled"]:
+                out.print(f"It takes the place of the device with {item['fingerprint']}.")
+            typer.confirm("Does the device show this fingerprint? Approve it?", abort=True)
+        server.post(_address(agent, "/approve"), {"keyid": asked["keyid"]})
+    out.print(f"Agent [bold]{agent}[/] is enrolled.")
+
+
+@app.command()
+def refuse(agent: AgentName, site_dir: SiteDir = DEFAULT_SITE_DIR, url: Url = None) -> None:
+    """Turn the device away that waits; its claim is used up."""
+    with remote(site_dir, url) as server:
+        server.post(_address(agent, "/refuse"))
+    out.print(f"The device that waited as [bold]{agent}[/] is refused.")
+
+
+@app.command()
+def remove(
+    agent: AgentName, site_dir: SiteDir = DEFAULT_SITE_DIR, url: Url = None, yes: Yes = False
+) -> None:
+    """Cut an agent off: at once, nothing it signs counts, and the broker lets it in no more.
+
+    Its doors go on deciding by what they have until that is too old. Its events stay.
+    """
     if not yes:
-        out.print(f"Agent [bold]{who.agent}[/], fingerprint {who.keyid[:32]}")
-        typer.confirm("Is this what the device shows? Register it?", abort=True)
-    run(_add(site, config, who.agent, point))
-    out.print(f"Agent [bold]{who.agent}[/] is registered; a running server knows it at once.")
-
-
-async def _add(site: Site, config: ServerConfig, agent: str, point: bytes) -> None:
-    async with opened(site, config) as engine:
-        try:
-            await add_agent(engine, agent, site.suite, point, microseconds(SystemClock().now()))
-        except (AgentExists, ValueError) as error:
-            fail(f"{error}; see `ostiary agents list`")
+        typer.confirm(f"Remove {agent}? Its device must be enrolled anew to come back", abort=True)
+    with remote(site_dir, url) as server:
+        server.delete(_address(agent))
+    out.print(f"Agent [bold]{agent}[/] is removed.")
 
 
 @app.command("list")
 def list_command(
     site_dir: SiteDir = DEFAULT_SITE_DIR,
+    url: Url = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
 ) -> None:
-    """Show the agents, and how far the events of each are committed."""
-    site, config = the_site(site_dir)
-    rows = run(_list(site, config))
+    """Show the agents, and the claims that are under way."""
+    with remote(site_dir, url) as server:
+        items = list(server.items(_ADDRESS))
     if as_json:
-        typer.echo(json.dumps(rows))
+        typer.echo(json.dumps(items))
         return
     table = Table(box=None)
-    for heading in ("agent", "fingerprint", "added", "chain", "events in it"):
+    for heading in ("agent", "state", "fingerprint", "certificate until"):
         table.add_column(heading, overflow="fold")  # half a fingerprint compares nothing
-    for row in rows:
-        table.add_row(*(Text(printable("-" if v is None else str(v))) for v in row.values()))
+    for item in items:
+        until = item["certificate_until"]
+        cells = (item["agent"], _state(item), item["fingerprint"] or "-", until or "-")
+        table.add_row(*(Text(printable(str(cell))) for cell in cells))
     out.print(table)
 
 
-async def _list(site: Site, config: ServerConfig) -> list[dict[str, object]]:
-    async with opened(site, config) as engine:
-        ledger = Ledger(engine)
-        await ledger.load()
-        found = await list_agents(engine)
-    heads = {a.id: ledger.heads.newest(a.id) for a in found}
-    return [
-        {
-            "agent": a.id,
-            "keyid": a.keyid[:32],
-            "added": from_microseconds(a.added_us).isoformat(timespec="seconds"),
-            "chain": head.chain if (head := heads[a.id]) else None,
-            "sequence": head.sequence if head else 0,
-        }
-        for a in found
-    ]
+def _address(agent: str, what: str = "") -> str:
+    return f"{_ADDRESS}/{quote(agent, safe='')}{what}"
+
+
+def _waiting(server: Remote, agent: str) -> dict[str, Any]:
+    for item in server.items(_ADDRESS, pending="true"):
+        if item["agent"] == agent:
+            return item
+    fail(
+        f"no device waits as {agent}: run `ostiary-agent enrol` there with a code from"
+        f" `ostiary agents claim {agent}`, or see `ostiary agents list`"
+    )
+
+
+def _warn_of_rival(asked: dict[str, Any]) -> None:
+    if asked["rival"]:
+        err.print(
+            f"A second device came with the same claim: {asked['rival']}. Someone else may have"
+            " seen the code: approve only what the device in your hands shows.",
+            style="red",
+            markup=False,
+        )
+
+
+def _state(item: dict[str, Any]) -> str:
+    asked = item["claim"]
+    if asked is None:
+        return "enrolled"
+    claimed = {"open": "claimed", "pending": "waits for approval"}.get(
+        asked["state"], str(asked["state"])
+    )
+    return f"enrolled, {claimed} anew" if item["enrolled"] else claimed
+
+
+def _digits(text: str) -> str:
+    return "".join(text.split()).replace(":", "").lower()
+
+
+def _local(moment: str) -> str:
+    when = datetime.fromisoformat(moment).astimezone()
+    minutes = max(0, round((when - datetime.now(UTC)).total_seconds() / 60))
+    return f"{when:%H:%M:%S} ({minutes} minutes)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas.errors import first_problem
 from schemas.names import Name
-from server.cli import agents, events, policy
+from server.cli import agents, events, policy, root_document
 from server.cli.console import (
     DEFAULT_SITE_DIR,
     SiteDir,
@@ -27,7 +28,8 @@ from server.cli.console import (
 )
 from server.config import ServerConfig
 from server.log import configure_log
-from server.site import Site, SiteError, create_site
+from server.root_keys import default_place
+from server.site import RootKeys, Site, SiteError, create_site
 from server.store.database import DatabaseUnavailable, open_database
 
 app = typer.Typer(
@@ -40,6 +42,7 @@ broker_app = typer.Typer(help="The built-in MQTT broker.", no_args_is_help=True)
 app.add_typer(agents.app, name="agents")
 app.add_typer(policy.app, name="policy")
 app.add_typer(events.app, name="events")
+app.add_typer(root_document.app, name="root")
 app.add_typer(broker_app, name="broker")
 
 
@@ -76,28 +79,67 @@ def init(
             "--dir", "--site-dir", "-d", envvar="OSTIARY_SITE_DIR", help="Where; must be empty."
         ),
     ] = DEFAULT_SITE_DIR,
+    *,
+    root_keys: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the root keys go; by default the directory's name and -root-keys."
+        ),
+    ] = None,
+    root_count: Annotated[int, typer.Option(min=1, max=8, help="How many root keys.")] = 1,
+    root_threshold: Annotated[
+        int, typer.Option(min=1, max=8, help="How many of them must sign together.")
+    ] = 1,
+    ask_root_passphrase: Annotated[
+        bool, typer.Option(help="Seal each root key by a passphrase.")
+    ] = False,
+    ask_kek: Annotated[
+        bool, typer.Option("--ask-kek", help="Seal the server's keys by a passphrase.")
+    ] = False,
 ) -> None:
-    """Make a new site: root document, sealed keys, settings, database.
+    """Make a new site: root document, sealed keys, TLS authority, settings, database.
 
-    The keys are sealed with a key-encryption key: OSTIARY_KEK (64 hex digits), the file
-    OSTIARY_KEK_FILE, or else a new file `kek`, which is better moved to another disk.
+    The server's keys are sealed with a key-encryption key: OSTIARY_KEK (64 hex digits), the file
+    OSTIARY_KEK_FILE, a passphrase (--ask-kek), or else a new file `kek`, which is better moved to
+    another disk. The root keys lie apart: the server does without them.
     """
     try:
         name = TypeAdapter(Name).validate_python(site)
     except ValidationError:
         fail(f"{site!r} is not a name: use up to 63 of a-z, 0-9 and inner hyphens, such as demo")
+    if root_threshold > root_count:
+        fail(f"--root-threshold {root_threshold} is more than --root-count {root_count}")
+    place = root_keys or default_place(directory)
+    passphrase = None
+    if ask_kek:
+        passphrase = typer.prompt(
+            "New passphrase of the site", hide_input=True, confirmation_prompt="Once more"
+        )
+    secret = root_document.new_passphrases(place, root_count, ask_root_passphrase)
     try:
-        made = create_site(directory, name, suite, secrets.token_bytes, os.environ)
+        made = create_site(
+            directory,
+            name,
+            suite,
+            secrets.token_bytes,
+            os.environ,
+            root_keys=RootKeys(place, root_count, root_threshold, secret),
+            passphrase=passphrase,
+        )
     except (SiteError, OSError) as error:
         fail(str(error))
     run(_make_database(made))
     out.print(f"Site [bold]{name}[/] ({suite}) is in {directory}/")
+    told = root_document.take_offline(place, root_count, passphrases=ask_root_passphrase)
+    err.print(told, markup=False)
     if (directory / "kek").exists():
-        err.print(f"{directory}/kek opens its keys: keep a copy elsewhere, and no copy beside it.")
+        err.print(
+            f"{directory}/kek opens the server's keys: keep a copy elsewhere, none beside it."
+        )
+    asking = " --ask-kek" if ask_kek else ""
     err.print(
-        f"Next: give {directory}/root.json to each agent, register agents with\n"
-        f"  ostiary agents add IDENTITY.json --site-dir {directory}\n"
-        f"and start the server with\n  ostiary serve --site-dir {directory}"
+        f"Next: start the server with\n  ostiary serve --site-dir {directory}{asking}\n"
+        f"and invite each door's device with\n  ostiary agents claim AGENT --site-dir {directory}"
     )
 
 
@@ -108,6 +150,7 @@ async def _make_database(site: Site) -> None:
 
 @app.command("serve")
 def serve_command(
+    *,
     site_dir: SiteDir = DEFAULT_SITE_DIR,
     port: Annotated[int | None, typer.Option(help="HTTP port; 0: any free one.")] = None,
     host: Annotated[str, typer.Option(help="Loopback only, for now.")] = "127.0.0.1",
@@ -115,6 +158,7 @@ def serve_command(
         str | None, typer.Option(help="`builtin`, or mqtt://host:port of your own broker.")
     ] = None,
     broker_port: Annotated[int | None, typer.Option(help="Port of the built-in broker.")] = None,
+    ask_kek: root_document.AskKek = False,
 ) -> None:
     """Run the server: broker, ingest of events, API and live page.
 
@@ -134,11 +178,12 @@ def serve_command(
     except ValidationError as error:
         fail(f"--{first_problem(error).replace('_', '-', 1)}")
     must_have_database(site, config)
+    environ = root_document.environ_with_kek(site_dir, ask_kek)
     configure_log()
-    run(_serve(site, config))
+    run(_serve(site, config, environ))
 
 
-async def _serve(site: Site, config: ServerConfig) -> None:
+async def _serve(site: Site, config: ServerConfig, environ: Mapping[str, str]) -> None:
     # Here, not above: the other commands need neither web server nor broker, and start at once.
     from server.app import Serving, serve, stop_on_signals
     from server.broker.builtin import BrokerUnavailable
@@ -147,7 +192,7 @@ async def _serve(site: Site, config: ServerConfig) -> None:
         err.print(f"Live page and API: {serving.url}   broker: {serving.broker}   stop: Ctrl-C")
 
     try:
-        await serve(site, config, os.environ, stop=stop_on_signals(), ready=ready)
+        await serve(site, config, environ, stop=stop_on_signals(), ready=ready)
     except (SiteError, BrokerUnavailable, DatabaseUnavailable) as error:
         fail(str(error))
 
