@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeVar, cast
 
+from pydantic import BaseModel
 from sqlalchemy import bindparam, delete, insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,7 +21,7 @@ from server.model.paths import path
 from server.model.revisions import STRUCTURE_ONLY, Altered, next_revision, touch, touch_all
 from server.model.stored import fetch, fetch_site, in_chunks
 from server.state import ServerState
-from server.store.announcements import announce
+from server.store.announcements import announce_all
 from server.store.model_tables import areas, model_state
 
 Action = Literal["created", "updated", "deleted"]
@@ -186,16 +187,17 @@ async def changing(state: ServerState, by: str, *, dry_run: bool = False) -> Asy
 
 
 async def _announce(change: Change, by: str, state: ServerState) -> None:
-    now_us = microseconds(state.clock.now())
+    news: list[tuple[str, str, BaseModel]] = []
     for (name, action), ids in change.done.items():
         if name == "site" or len(ids) > TOLD_ONE_BY_ONE:
-            subject = f"sites/{state.site}"
-            told = [(subject, state.site if name == "site" else f"{len(ids)} of them")]
+            what = state.site if name == "site" else f"{len(ids)} of them"
+            told = [(f"sites/{state.site}", what)]
         else:
             told = [(f"{BY_NAME[name].plural}/{key}", key) for key in ids]
         for subject, key in told:
             data = ModelChanged(by=by, kind=name, id=key, action=action)
-            await announce(change.connection, "model.changed", subject, data, now_us)
+            news.append(("model.changed", subject, data))
+    await announce_all(change.connection, news, microseconds(state.clock.now()))
 
 
 def _structure(body: Body) -> Body:
