@@ -47,6 +47,7 @@ class Bare:
         self._reader, self._writer = reader, writer
         self.heard: list[Heard] = []
         self.mute = False
+        self.on_message: Callable[[Heard], None] | None = None
         self.gone = asyncio.Event()
         self._news = asyncio.Event()
         self._acknowledged: dict[tuple[int, int], bytes] = {}
@@ -78,6 +79,10 @@ class Bare:
         """Whether that came."""
         return any(each.payload == payload for each in self.heard)
 
+    async def hears_more_than(self, count: int, within_s: float) -> bool:
+        """Whether so many messages come."""
+        return await self._until(lambda: len(self.heard) > count, within_s)
+
     async def ends(self, within_s: float) -> bool:
         """Whether the broker ends the connection meanwhile."""
         try:
@@ -108,7 +113,10 @@ class Bare:
             length = int.from_bytes(body[:2])
             topic, rest = body[2 : 2 + length].decode(), body[2 + length :]
             number, payload = (rest[:2], rest[2:]) if kind & 0x06 else (b"", rest)
-            self.heard.append(Heard(topic, payload, bool(kind & 0x01)))
+            message = Heard(topic, payload, bool(kind & 0x01))
+            self.heard.append(message)
+            if self.on_message is not None:
+                self.on_message(message)
             if number and not self.mute:
                 self._send(_PUBACK, number)
         else:
