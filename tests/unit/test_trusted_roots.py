@@ -87,9 +87,12 @@ def test_a_fast_forward_by_a_stolen_revoke_key_is_undone_by_a_new_one(state, cen
     state, _ = after_revocation(state, honest[0], AGENT, NOW)
     far = centre.snapshot(counter=MAX_LEAP, hash=OTHER_HASH)
     state, _ = after_snapshot(state, far[0], AGENT, NOW, far[1])
+    state = heard(state, centre, revocation=state.revocation)
     state = after_root(state, centre.next_root("revoke"))
     assert state.revocation.sequence == MAX_LEAP
-    state = heard(state, centre, revocation=centre.head)
+    same_number = LogHead(sequence=MAX_LEAP, hash="cd" * 32)
+    assert heard(state, centre, LATER, revocation=same_number)
+    state = heard(state, centre, LATER, revocation=centre.head)
     assert lacks(state).revocation_after == 0
     by_entries, denied = after_revocation(state, centre.log_after(0), AGENT, NOW)
     assert by_entries.revocation == centre.head
@@ -115,6 +118,23 @@ def test_key_floors_hold_until_the_new_online_key_says_what_they_are(state, cent
     state = after_root(state, centre.next_root("online"))
     assert state.key_floors == {"front": 255}
     assert heard(state, centre, key_floors={"front": 2}).key_floors == {"front": 2}
+
+
+def test_new_keys_of_one_role_leave_what_the_others_named(state, centre):
+    named = {
+        "policy": Version(version=5, hash=OTHER_HASH),
+        "revocation": LogHead(sequence=5, hash=OTHER_HASH),
+        "lockdown": 5,
+    }
+    state = heard(state, centre, **named)
+    for role, forgotten in {
+        "policy": {"policy": None},
+        "revoke": {"revocation": LogHead()},
+    }.items():
+        after = after_root(state, centre.next_root(role))
+        kept = after.heartbeat.model_dump()
+        assert kept == state.heartbeat.model_copy(update=forgotten).model_dump()
+        state = heard(after, centre, NOW + timedelta(minutes=centre.keys.version), **named)
 
 
 def test_nothing_is_counted_anew_while_an_old_key_still_signs(state, centre):
@@ -147,6 +167,9 @@ def test_a_heartbeat_tells_what_is_lacking_until_it_is_there(state, centre):
     state = heard(state, centre, **named)
     assert lacks(state) == Lacks(1, policy=True, revocation_after=0, lockdown=True)
     state, _ = after_revocation(state, centre.log_after(0), AGENT, NOW)
+    centre.revoke("card", "1" * 16)
+    more = heard(state, centre, LATER, **(named | {"revocation": centre.head}))
+    assert lacks(more).revocation_after == 1
     state = shut(in_force(state, centre, 3), centre, 4)
     assert lacks(state) == Lacks(1)
     state = after_root(state, centre.next_root())

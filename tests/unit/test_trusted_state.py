@@ -10,6 +10,7 @@ from edge_agent.core.trusted_state import (
     TrustedState,
     after_heartbeat,
     after_policy,
+    lacks,
     with_policy,
 )
 from schemas.errors import (
@@ -21,6 +22,7 @@ from schemas.errors import (
     Rollback,
     WrongSession,
 )
+from schemas.statement import CLOCK_TOLERANCE
 from schemas.versions import MAX_LEAP, LogHead, Version
 from tests.believing import LATER, OTHER_HASH, commanded, heard, in_force, named_by, revoked, shut
 from tests.centre import AGENT, NOW, Centre, lockdown, microseconds, payload
@@ -142,6 +144,14 @@ def test_a_heartbeat_that_names_less_than_is_held_came_late_and_is_no_harm(state
     state = in_force(heard(state, centre, policy=centre.policy_version(5)), centre, 6)
     after = heard(state, centre, LATER, policy=centre.policy_version(5))
     assert after.policy.counter == 6
+    assert not lacks(after)
+
+
+def test_a_heartbeat_counts_no_further_than_clocks_may_differ(state, centre):
+    most = microseconds(NOW + CLOCK_TOLERANCE)
+    assert heard(state, centre, counter=most).heartbeat.counter == most
+    with pytest.raises(FastForward):
+        heard(state, centre, counter=most + 1)
 
 
 def test_freeze_a_heartbeat_of_yesterday_is_believed_once_and_stays_that_old(state, centre):
