@@ -195,6 +195,7 @@ async def _serve(parts: Parts, outbox: Outbox, store: TrustStore, notifier: Noti
         doors=ensemble,
         renewals=renewals,
         tls=lambda: parts.tls.context(store.state.root) if config.broker.tls else None,
+        session_file=config.session_path,
         random=random.SystemRandom(),
         random_bytes=secrets.token_bytes,
     )
@@ -226,7 +227,7 @@ async def _serve(parts: Parts, outbox: Outbox, store: TrustStore, notifier: Noti
                 "refusals": link.refusals.run,
                 "freshness": ensemble.watch.run,
                 "renewals": lambda: renewals.run(link.say),
-                "clock": lambda: _watch_clock(recorder),
+                "clock": lambda: _watch_clock(recorder, ensemble.watch.look_now),
                 "watchdog": notifier.keep_alive,
             }.items()
         ]
@@ -282,7 +283,7 @@ async def _keep(name: str, function: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(RESTART_PAUSE_S)
 
 
-async def _watch_clock(recorder: Recorder) -> None:
+async def _watch_clock(recorder: Recorder, stepped: Callable[[], None]) -> None:
     """Report when the wall clock moves against the monotonic one."""
     clock = recorder.clock
     wall, monotonic_s = clock.now(), clock.monotonic()
@@ -294,4 +295,5 @@ async def _watch_clock(recorder: Recorder) -> None:
         if abs(step_s) > STEP_S:
             step_ms = round(step_s * 1000, 1)
             log.warning("clock_stepped", step_ms=step_ms)
+            stepped()
             await recorder.record([recorder.about_agent("agent.clock_stepped", step_ms=step_ms)])

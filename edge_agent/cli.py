@@ -30,7 +30,8 @@ from edge_agent.log import configure_log
 from edge_agent.outbox_tables import read_state
 from edge_agent.readers.port import ReaderUnavailable
 from edge_agent.secure_element.port import ElementUnavailable
-from edge_agent.state_dir import StateDirBusy
+from edge_agent.state_dir import StateDirBusy, is_held
+from edge_agent.tls import TlsIdentity
 from edge_agent.trust_tables import load
 from edge_agent.watchdog import Notifier
 from schemas.errors import SchemaError
@@ -139,6 +140,7 @@ def _status(config: Config) -> dict[str, Any]:
         if not path.exists():
             raise CannotStart(f"{path} is not there: the agent has never run with this state_dir")
     outbox, trust = connect(config.outbox_path), connect(config.trust_path)
+    certificate_until = TlsIdentity(config.state_dir, b"").until
     try:
         events, trusted = read_state(outbox), load(trust)
     finally:
@@ -155,7 +157,19 @@ def _status(config: Config) -> dict[str, Any]:
         "capacity": config.capacity,
         "lost": 0 if events.lost is None else events.lost.count,
         **({} if trusted is None else _trusted(trusted)),
+        "session": _session(config),
+        "certificate_until": certificate_until and certificate_until.isoformat(),
     }
+
+
+def _session(config: Config) -> str | None:
+    """Of the connection to the broker; None without one. What a kill left behind is none."""
+    if not is_held(config.state_dir):
+        return None
+    try:
+        return config.session_path.read_text()
+    except FileNotFoundError:
+        return None
 
 
 def _trusted(state: TrustedState) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 import aiomqtt
@@ -52,6 +53,7 @@ class Link:
         doors: Doors,
         renewals: Renewals,
         tls: Callable[[], ssl.SSLContext | None],
+        session_file: Path,
         random: Random,
         random_bytes: RandomBytes,
     ) -> None:
@@ -60,6 +62,7 @@ class Link:
         self._agent = agent
         self._site = store.state.root.site
         self._tls = tls
+        self._session_file = session_file
         self._random = random
         self._random_bytes = random_bytes
         self._client: aiomqtt.Client | None = None
@@ -144,6 +147,7 @@ class Link:
             _heed_cancellation()
             log.info("link_up", broker=f"{self._broker.host}:{self._broker.port}", session=session)
             self._client, self._inbox.session = client, session
+            await asyncio.to_thread(self._note, session)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._handover.run(self.say))
@@ -152,6 +156,17 @@ class Link:
                     tasks.create_task(self._receive(client))
             finally:
                 self._client = None
+                asyncio.get_running_loop().run_in_executor(None, self._note, None)
+
+    def _note(self, session: str | None) -> None:
+        """For `ostiary-agent status`, which is a process of its own."""
+        try:
+            if session is None:
+                self._session_file.unlink(missing_ok=True)
+            else:
+                self._session_file.write_text(session)
+        except OSError as error:
+            log.warning("session_not_noted", why=str(error))
 
     def _endless(self, refusal: EndlessData) -> None:
         self.refusals.report("connection", refusal)

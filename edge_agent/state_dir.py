@@ -28,3 +28,13 @@ def hold(state_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def is_held(state_dir: Path) -> bool:
+    """Whether an agent works in the directory, which must be there. Raises OSError."""
+    with (state_dir / "lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

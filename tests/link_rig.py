@@ -95,7 +95,12 @@ class LinkRig:
     """The agent's side, and what the broker can do to it. Open it with `link_rig`."""
 
     def __init__(
-        self, broker: HostileBroker, voice: SiteVoice, outbox: Outbox, store: TrustStore
+        self,
+        folder: Path,
+        broker: HostileBroker,
+        voice: SiteVoice,
+        outbox: Outbox,
+        store: TrustStore,
     ) -> None:
         self.broker, self.voice, self.outbox, self.store = broker, voice, outbox, store
         self.recorder = ListeningRecorder(outbox, SystemClock(), TrustedTime(), AGENT, "test")
@@ -109,6 +114,7 @@ class LinkRig:
             doors=self.doors,
             renewals=self.renewals,
             tls=lambda: None,
+            session_file=folder / "session",
             random=Hasty(),
             random_bytes=secrets.token_bytes,
         )
@@ -189,7 +195,7 @@ async def link_rig(
     )
     store = await TrustStore.open(folder / "trust.db", keys.root, AGENT, SystemClock())
     async with listening(broker or HostileBroker()) as broker:
-        rig = LinkRig(broker, voice, outbox, store)
+        rig = LinkRig(folder, broker, voice, outbox, store)
         tasks = [
             asyncio.create_task(work())
             for work in (rig.link.run, rig.link.refusals.run, rig.listen)
