@@ -219,7 +219,8 @@ class Commands:
         if name not in RESULTS or waiting is None or waiting.agent != agent:
             return
         try:
-            told = model.model_validate(data)
+            # a newer agent may say more
+            told = model.model_validate({k: v for k, v in data.items() if k in model.model_fields})
         except ValidationError as error:
             log.warning("command_result_not_understood", agent=agent, why=str(error)[:300])
             return

@@ -1,0 +1,166 @@
+"""Heartbeats: never backwards, never without facts, never in a burst."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from edge_agent.core.trusted_state import TrustedState, after_heartbeat, lacks
+from schemas.heartbeat import INTERVAL_S, Heartbeat
+from schemas.versions import LogHead, Version
+from server.clock import microseconds
+from server.distribution.heartbeats import RESERVED_US, Facts
+from tests.orders_rig import MOMENT, Orders, orders, running
+
+FACTS = Facts(3, Version(version=9, hash="ab" * 32), LogHead(sequence=4, hash="cd" * 32), 2)
+
+
+@pytest.fixture
+async def site(tmp_path):
+    async with orders(tmp_path) as made:
+        yield made
+
+
+def opened(site: Orders, message: tuple[str, bytes, bool]) -> tuple[str, Heartbeat]:
+    topic, payload, retain = message
+    agent = topic.split("/")[3]
+    assert retain
+    assert topic.endswith(f"down/{agent}/heartbeat")
+    state = after_heartbeat(TrustedState.pinned(site.keys.root), payload, agent, site.clock.now())
+    assert state.heartbeat is not None
+    return agent, state.heartbeat
+
+
+async def test_a_heartbeat_names_the_newest_of_everything_to_one_agent(site):
+    site.facts["front-agent"] = FACTS
+    async with running(site.heartbeats.run):
+        site.heartbeats.beat("front-agent")
+        agent, said = opened(site, (await site.broker.until(1))[0])
+    assert agent == said.audience == "front-agent"
+    assert (said.root, said.policy, said.revocation, said.lockdown) == (
+        FACTS.root,
+        FACTS.policy,
+        FACTS.revocation,
+        FACTS.lockdown,
+    )
+    assert said.issued == MOMENT
+    assert said.counter == microseconds(MOMENT)
+    assert len(said.model_dump_json()) <= 512
+    assert site.heartbeats.issued("front-agent") == MOMENT
+
+
+async def test_an_agent_that_follows_knows_what_it_lacks(site):
+    site.facts["front-agent"] = FACTS
+    async with running(site.heartbeats.run):
+        site.heartbeats.beat("front-agent")
+        _, payload, _ = (await site.broker.until(1))[0]
+    state = after_heartbeat(
+        TrustedState.pinned(site.keys.root), payload, "front-agent", site.clock.now()
+    )
+    lacking = lacks(state)
+    assert (lacking.root_after, lacking.policy, lacking.revocation_after, lacking.lockdown) == (
+        1,
+        True,
+        0,
+        True,
+    )
+
+
+async def test_who_is_not_known_gets_none(site):
+    site.facts["known"] = FACTS
+    async with running(site.heartbeats.run):
+        site.heartbeats.beat("unknown")
+        site.heartbeats.beat("known")
+        assert [opened(site, m)[0] for m in await site.broker.until(1)] == ["known"]
+    assert site.heartbeats.issued("unknown") is None
+
+
+async def test_counters_go_up_though_the_clock_stands_still_or_goes_back(site):
+    site.facts = {f"agent-{n}": FACTS for n in range(5)}
+    site.heartbeats._facts, site.heartbeats._agents = site.facts.get, site.facts.keys
+    async with running(site.heartbeats.run):
+        for agent in site.facts:
+            site.heartbeats.beat(agent)
+        await site.broker.until(5)
+        site.clock.wall -= timedelta(hours=1)
+        for agent in site.facts:
+            site.heartbeats.beat(agent)
+        messages = await site.broker.until(10)
+    site.clock.wall = MOMENT
+    counters = [opened(site, m)[1].counter for m in messages]
+    assert counters == sorted(set(counters))
+
+
+async def test_counters_go_up_over_restarts_and_do_not_run_away_from_the_clock(site):
+    site.facts["front-agent"] = FACTS
+    parts, counters = site, []
+    for _ in range(20):
+        parts.facts["front-agent"] = FACTS
+        async with running(parts.heartbeats.run):
+            parts.heartbeats.beat("front-agent")
+            counters.append(opened(parts, (await parts.broker.until(1))[0])[1].counter)
+        parts = await parts.restarted()
+    assert counters == sorted(set(counters))
+    assert counters[-1] < microseconds(MOMENT) + RESERVED_US + 20 * 1_000_000
+
+
+async def test_after_a_restart_a_heartbeat_may_be_as_new_as_the_restart(site):
+    site.facts["front-agent"] = FACTS
+    assert site.heartbeats.issued("front-agent") is None
+    async with running(site.heartbeats.run):
+        site.heartbeats.beat("front-agent")
+        await site.broker.until(1)
+    again = await site.restarted()
+    issued = again.heartbeats.issued("front-agent")
+    assert issued is not None
+    assert MOMENT <= issued <= MOMENT + timedelta(microseconds=RESERVED_US)
+
+
+async def test_turns_are_spread_evenly_over_the_interval(site):
+    site.facts.update({f"agent-{n:03}": FACTS for n in range(60)})
+    beats = site.heartbeats
+    await beats.load()
+    beats._begin_round(site.clock.monotonic())
+    taken = []
+    for _ in range(60):
+        site.clock.pass_time(INTERVAL_S / 60)
+        taken.append(beats._take())
+    sizes = [len(each) for each in taken]
+    assert max(sizes) <= 2
+    assert sum(sizes[:30]) in range(29, 32)
+    seen = {agent for each in taken for agent in each}
+    site.clock.pass_time(0.01)
+    assert seen | set(beats._take()) == set(site.facts)
+
+
+async def test_those_who_missed_their_turn_while_the_broker_was_away_get_it_when_it_is_back(site):
+    site.facts.update({f"agent-{n}": FACTS for n in range(3)})
+    site.broker.away = True
+    async with running(site.heartbeats.run):
+        await asyncio.sleep(0)
+        site.clock.pass_time(INTERVAL_S - 1)
+        site.broker.away = False
+        site.heartbeats._wake.set()
+        messages = await site.broker.until(2)
+    assert {opened(site, m)[0] for m in messages} <= set(site.facts)
+
+
+async def test_without_a_database_no_counter_is_used_that_a_restart_could_use_again(
+    site, monkeypatch
+):
+    site.facts["front-agent"] = FACTS
+    failed = asyncio.Event()
+
+    async def fails(*_args: object) -> None:
+        failed.set()
+        raise OSError("disk full")
+
+    monkeypatch.setattr("server.distribution.heartbeats.reserve", fails)
+    async with running(site.heartbeats.run):
+        site.heartbeats.beat("front-agent")
+        async with asyncio.timeout(20):
+            await failed.wait()
+        await asyncio.sleep(0)
+        assert site.broker.messages == []
