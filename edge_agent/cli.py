@@ -24,6 +24,8 @@ from edge_agent.core.door_mode import exempt_groups
 from edge_agent.core.freshness import freshness
 from edge_agent.core.trusted_state import TrustedState
 from edge_agent.database import connect
+from edge_agent.enrol import CannotEnrol
+from edge_agent.enrol_command import enrol_device
 from edge_agent.files import UnsafeKeyFile
 from edge_agent.identity import identity_json
 from edge_agent.log import configure_log
@@ -58,6 +60,7 @@ NEXT_STEPS = {
     FileExistsError: "something else has this name; move it, or name another path",
 }
 REFUSALS = (
+    CannotEnrol,
     CannotStart,
     ConfigError,
     ElementUnavailable,
@@ -207,8 +210,31 @@ def check_config(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 
 @app.command()
+def enrol(
+    claim: Annotated[
+        str | None,
+        typer.Argument(
+            help="The code from `ostiary agents claim`, in quotes; asked for if it is left out."
+        ),
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    again: Annotated[
+        bool, typer.Option("--again", help="Though it is enrolled: give it new keys.")
+    ] = False,
+) -> None:
+    """Make this device an agent of the site whose operator gave you the claim code.
+
+    Waits until an operator has compared the fingerprint and approved. If it is interrupted, the
+    same command goes on where it stopped.
+    """
+    with _explained():
+        code = claim or typer.prompt("Claim code")
+        enrol_device(code, config, os.environ, again=again)
+
+
+@app.command()
 def identity(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Print this agent's public key as JSON for `ostiary agents add`; make it at first use."""
+    """Print this agent's public key as JSON."""
     with _explained():
         settings = load_config(config, os.environ)
         parts = Parts.open(settings)

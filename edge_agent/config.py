@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edge_agent.enrolled import FILE, read_enrolled
 from edge_agent.outbox import CAPACITY
+from schemas.errors import first_problem
 from schemas.names import AgentId, Name
 
 ENVIRONMENT_PREFIX = "OSTIARY_AGENT_"
@@ -140,8 +142,12 @@ class Config(_Section):
         return self.state_dir / "doorway.sock"
 
 
-def load_config(path: Path, environment: Mapping[str, str]) -> Config:
-    """The configuration in `path`. Raises ConfigError.
+def load_config(
+    path: Path, environment: Mapping[str, str], *, enrolling: Mapping[str, str] | None = None
+) -> Config:
+    """The configuration in `path`, with what enrolment settled. Raises ConfigError.
+
+    `enrolling` has the site and agent that a device is about to be enrolled as.
 
     `OSTIARY_AGENT_BROKER__HOST` stands over `host` in `[broker]`; doors are set in the file alone.
     """
@@ -155,14 +161,44 @@ def load_config(path: Path, environment: Mapping[str, str]) -> Config:
         key = variable.removeprefix(ENVIRONMENT_PREFIX)
         if variable.startswith(ENVIRONMENT_PREFIX) and key not in NOT_SETTINGS:
             _overlay(values, key.lower().split("__"), variable, value)
+    base = path.absolute().parent
+    _settle(path, values, base, enrolling)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(path, each) for each in error.errors())) from None
-    base = path.absolute().parent
     return config.model_copy(
         update={name: base / getattr(config, name) for name in ("state_dir", "root", "sealing_key")}
     )
+
+
+def _settle(
+    path: Path, values: dict[str, Any], base: Path, enrolling: Mapping[str, str] | None
+) -> None:
+    """Put what enrolment settled where nothing is set; what is set otherwise is a contradiction."""
+    state_dir = base / str(values.get("state_dir", Config.model_fields["state_dir"].default))
+    try:
+        enrolled = None if enrolling else read_enrolled(state_dir)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{state_dir / FILE}: is damaged ({first_problem(error)}); restore it from a backup, or"
+            " remove it and enrol again"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{state_dir / FILE}: can't be read: {error.strerror}") from None
+    known = dict(enrolling or {})
+    if enrolled is not None:
+        known = {"site": enrolled.site, "agent": enrolled.agent}
+        broker = values.setdefault("broker", {})
+        if isinstance(broker, dict):
+            broker.setdefault("host", enrolled.broker_host)
+            broker.setdefault("port", enrolled.broker_port)
+    for key, value in known.items():
+        if values.setdefault(key, value) != value:
+            raise ConfigError(
+                f"{path}: {key}: is {str(values[key])[:63]!r}, but the device is enrolled as"
+                f" {value!r}; leave the line out"
+            )
 
 
 def _overlay(values: dict[str, Any], keys: list[str], variable: str, value: str) -> None:
@@ -176,6 +212,8 @@ def _overlay(values: dict[str, Any], keys: list[str], variable: str, value: str)
 
 def _explain(path: Path, error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing" and where in ("site", "agent"):
+        return f"{path}: {where}: is missing; enrol this device (`ostiary-agent enrol`), or add it"
     if error["type"] == "missing":
         return f"{path}: {where}: is missing; add it"
     if error["type"] == "extra_forbidden":

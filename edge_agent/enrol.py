@@ -20,18 +20,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from edge_agent.enrolled import FILE, Enrolled
 from edge_agent.files import write_private
 from edge_agent.tls import TlsIdentity, server_context
 from schemas.enrolment import Claim, Enrolment, EnrolmentAnswer
 from schemas.envelope import Signer
 from schemas.errors import SchemaError, first_problem
-from schemas.names import SERVER, AgentId, Name
+from schemas.names import SERVER
 from schemas.root import MAX_ROOT_BYTES, Root, claim_hash, open_first_root
 from schemas.statement import sign_statement
 
-FILE = "enrolment.json"
 TIMEOUT_S = 15.0
 POLL_S = 2.0
 SLOW_POLL_S = 10.0
@@ -46,31 +46,6 @@ class CannotEnrol(Exception):
 
 class _Unreached(Exception):
     """The server did not answer: it may the next time."""
-
-
-class Enrolled(BaseModel):
-    """What enrolment settled: the agent's name, its site, and where the broker is."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    site: Name
-    agent: AgentId
-    broker_host: str
-    broker_port: int
-
-
-def read_enrolled(state_dir: Path) -> Enrolled | None:
-    """What was settled; None before. Raises CannotEnrol or OSError."""
-    file = state_dir / FILE
-    try:
-        return Enrolled.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        raise CannotEnrol(
-            f"{file} is damaged ({first_problem(error)}): restore it from a backup, or remove it"
-            " and enrol again"
-        ) from None
 
 
 def set_aside(state_dir: Path, now: datetime) -> Path:
