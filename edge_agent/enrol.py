@@ -200,7 +200,8 @@ def settle(
 def _broker(answer: EnrolmentAnswer) -> tuple[str, int]:
     scheme, _, place = (answer.broker or "").partition("://")
     host, _, port = place.rpartition(":")
-    if scheme != "mqtts" or not host or not port.isdigit():
+    # whether TLS is spoken there is for this device's own settings to say, not for a server
+    if scheme not in ("mqtts", "mqtt") or not host or not port.isdigit():
         raise CannotEnrol(f"the server names no broker that can be used: {answer.broker!r}")
     return host.strip("[]"), int(port)
 

@@ -49,6 +49,15 @@ def _broker(value: str) -> str:
     return value
 
 
+def _reached(value: str) -> str:
+    try:
+        return str(ip_address(value.strip("[]")))
+    except ValueError:
+        if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", value):
+            raise ValueError(f"{value!r} is neither a host name nor an address") from None
+        return value
+
+
 def _address(value: str) -> str:
     return str(ip_address(value))
 
@@ -71,6 +80,15 @@ class ServerConfig(BaseModel):
         default="127.0.0.1", description="address of the built-in broker"
     )
     broker_port: int = Field(default=8883, ge=0, le=65535, description="of the built-in broker")
+    address: Annotated[str, AfterValidator(_reached)] = Field(
+        default="127.0.0.1",
+        description="name or address by which doors reach this machine: in claim codes and in the"
+        " certificates of its listeners",
+    )
+    enrol_listen: Annotated[str, AfterValidator(_address)] = Field(
+        default="127.0.0.1", description="address of the listener that devices enrol with"
+    )
+    enrol_port: int = Field(default=8443, ge=0, le=65535, description="of that listener")
     insecure_loopback: bool = Field(
         default=False,
         description="let the built-in broker do without TLS and certificates, on 127.0.0.1",
