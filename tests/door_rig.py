@@ -6,7 +6,6 @@ import asyncio
 import random as seeded
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -22,42 +21,34 @@ from edge_agent.core.trusted_time import TrustedTime
 from edge_agent.door_io.virtual import VirtualDoorIo
 from edge_agent.door_task import DoorTask
 from edge_agent.elements import Elements
+from edge_agent.freshness_watch import look_all
 from edge_agent.house import House
 from edge_agent.outbox import Outbox
-from edge_agent.policy_watch import PolicyWatch
 from edge_agent.readers.port import Feedback
 from edge_agent.readers.virtual import Card, VirtualReader
 from edge_agent.recorder import Recorder
-from edge_agent.store import PolicyStore
+from edge_agent.trust_store import TrustStore
 from edge_agent.virtual.card_os import VirtualCard
-from schemas.envelope import Signer
-from schemas.policy import DoorSettings, Policy
-from schemas.root import Root
-from schemas.statement import sign_statement
+from schemas.policy import DoorSettings
 from schemas.suites import INTL
+from tests.site_keys import SiteKeys
+from tests.site_voice import ALL_WEEK, SiteVoice
 
 SITE, AGENT, DOOR = "demo", "front-agent", "front"
 SERIAL = bytes.fromhex("00112233445566aa")
 TRANSPORT_KEY = bytes(16)
-ALL_WEEK = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 PATIENCE_S = 10.0
 
 
 class DoorRig:
     """Open it with `door_rig`. Parts may be replaced before `start`."""
 
-    def __init__(self, folder: Path, outbox: Outbox, store: PolicyStore) -> None:
-        self.folder, self.outbox, self.store = folder, outbox, store
+    def __init__(
+        self, folder: Path, voice: SiteVoice, outbox: Outbox, store: TrustStore, clock: SystemClock
+    ) -> None:
+        self.folder, self.voice, self.outbox, self.store = folder, voice, outbox, store
         self.random = seeded.Random(1).randbytes
-        self.clock = SystemClock()
-        self.policy_signer = Signer.of(INTL.generate(self.random))
-        self.root = Root(
-            site=SITE,
-            version=1,
-            suite="intl",
-            keys={self.policy_signer.keyid: self.policy_signer.key.public.point.hex()},
-            roles={"policy": [self.policy_signer.keyid]},
-        )
+        self.clock = clock
         self.recorder = Recorder(outbox, self.clock, TrustedTime(), AGENT, "test")
         self.elements = Elements(folder, bytes(32), self.random)
         self.strike: list[bool] = []
@@ -79,9 +70,6 @@ class DoorRig:
             open_reader=lambda _, direction: self.open_reader(direction),
         )
         self.doors = [self.make_door(DOOR)]
-        self.watch = PolicyWatch(
-            folder / "policy.dsse", self.root, store, self.recorder, self.policy_applied
-        )
         self.running: list[asyncio.Task[None]] = []
         self._moved = asyncio.Event()
 
@@ -108,30 +96,32 @@ class DoorRig:
         self.readers[direction] = VirtualReader(self.clock, self.shown.put_nowait)
         return self.readers[direction]
 
-    async def policy_applied(self) -> None:
-        for door in self.doors:
-            await door.policy_changed()
+    async def look(self) -> None:
+        await look_all(self.doors)
 
     async def start(self) -> None:
-        """As the agent does: hardware first, then the newest policy, then serve."""
+        """As the agent does: hardware first, then what is in force, then serve."""
         self.running = [asyncio.create_task(door.run()) for door in self.doors]
         for door in self.doors:
             await door.opened.wait()
-        await self.watch.look()
+        served = asyncio.Event()
+        for door in self.doors:
+            door.changed = served.set
         self.begin.set()
+        async with asyncio.timeout(PATIENCE_S):
+            while not all(door.served for door in self.doors):
+                served.clear()
+                await served.wait()
 
     async def stop(self) -> None:
         for task in self.running:
             task.cancel()
         await asyncio.gather(*self.running, return_exceptions=True)
 
-    def policy(self, version: int = 1, *, door: dict[str, Any] | None = None, **changes: Any):
+    def policy(self, *, door: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+        """What `new_policy` takes: the rig's one card may pass at any time."""
         settings = {"domain": DOOR, "suite": "intl", "strike_release_s": 0.2, **(door or {})}
         return {
-            "site": SITE,
-            "audience": AGENT,
-            "issued": datetime.now(UTC) - timedelta(seconds=1),
-            "counter": version,
             "doors": {DOOR: settings},
             "schedules": {
                 "always": {"windows": [{"start": "00:00", "end": "24:00", "days": ALL_WEEK}]}
@@ -148,13 +138,15 @@ class DoorRig:
             **changes,
         }
 
-    def put_policy(self, version: int = 1, **changes: Any) -> None:
-        signed = sign_statement(
-            Policy.model_validate(self.policy(version, **changes)), self.policy_signer
-        )
-        new = self.folder / "policy.new"
-        new.write_bytes(signed)
-        new.replace(self.folder / "policy.dsse")
+    async def put_policy(self, **changes: Any) -> None:
+        """The next policy is in force, by a fresh heartbeat, and the doors go by it."""
+        envelope = self.voice.new_policy(**self.policy(**changes))
+        now = self.clock.now()
+        await self.store.take_heartbeat(self.voice.heartbeat(), now)
+        for digest in await self.store.offer_policy(envelope, now):
+            await self.store.add_chunk(self.voice.chunks[digest])
+        await self.store.apply_staged()
+        await self.look()
 
     async def card(self, domain: str = DOOR) -> VirtualCard:
         """A card that is bound in `domain`."""
@@ -202,15 +194,16 @@ class _Held:
 
 @asynccontextmanager
 async def door_rig(folder: Path) -> AsyncIterator[DoorRig]:
+    clock, voice = SystemClock(), SiteVoice(SiteKeys(site=SITE), AGENT)
     outbox = await Outbox.open(
         folder / "outbox.db",
         digest=INTL.digest,
         source=f"/sites/{SITE}/agents/{AGENT}",
-        clock=SystemClock(),
+        clock=clock,
         random=seeded.Random(2).randbytes,
     )
-    store = await PolicyStore.open(folder / "policy.db")
-    rig = DoorRig(folder, outbox, store)
+    store = await TrustStore.open(folder / "trust.db", voice.keys.root, AGENT, clock)
+    rig = DoorRig(folder, voice, outbox, store, clock)
     try:
         yield rig
     finally:

@@ -15,9 +15,8 @@ from tests.door_rig import DOOR, door_rig
 
 async def test_a_door_that_a_new_policy_locked_is_not_released_by_the_old_one(tmp_path):
     async with door_rig(tmp_path) as rig:
-        rig.put_policy(1, door={"mode": "unlocked"})
-        await rig.watch.look()
-        rig.put_policy(2, door={"mode": "locked"})  # while the agent was down
+        await rig.put_policy(door={"mode": "unlocked"})
+        await rig.put_policy(door={"mode": "locked"})  # while the agent was down
         await rig.start()
         assert await rig.tap(await rig.card()) is Feedback.GRANTED
         await rig.until_strike(released=False)
@@ -26,7 +25,7 @@ async def test_a_door_that_a_new_policy_locked_is_not_released_by_the_old_one(tm
 
 async def test_a_hanging_disk_neither_holds_the_strike_open_nor_the_exit_shut(tmp_path):
     async with door_rig(tmp_path) as rig:
-        rig.put_policy(1)
+        await rig.put_policy()
         await rig.start()
         free = threading.Event()
         hanging = rig.outbox._thread.submit(lambda _: free.wait(60))
@@ -55,7 +54,7 @@ async def test_a_strike_that_can_not_be_driven_keeps_no_other_door_from_its_poli
         rig.open_io = open_io
         settings = rig.policy()["doors"][DOOR]
         unlocked = {name: {**settings, "mode": "unlocked"} for name in (DOOR, "back")}
-        rig.put_policy(1, doors=unlocked)
+        await rig.put_policy(doors=unlocked)
         await rig.start()
         first, second = ios
         await rig.until(lambda: first.released and second.released)
@@ -64,14 +63,13 @@ async def test_a_strike_that_can_not_be_driven_keeps_no_other_door_from_its_poli
             raise OSError(5, "the relay does not answer")
 
         first.set_strike = fail
-        rig.put_policy(2, doors=dict.fromkeys((DOOR, "back"), settings))
-        await rig.watch.look()
+        await rig.put_policy(doors=dict.fromkeys((DOOR, "back"), settings))
         await rig.until(lambda: not second.released)
 
 
 async def test_a_tap_that_fails_does_not_take_the_exit_button_with_it(tmp_path):
     async with door_rig(tmp_path) as rig:
-        rig.put_policy(1)
+        await rig.put_policy()
         await rig.start()
 
         def fail(card_id):
@@ -86,7 +84,7 @@ async def test_a_tap_that_fails_does_not_take_the_exit_button_with_it(tmp_path):
 
 async def test_a_reader_that_does_not_close_leaves_no_strike_released(tmp_path):
     async with door_rig(tmp_path) as rig:
-        rig.put_policy(1, door={"strike_release_s": 100})
+        await rig.put_policy(door={"strike_release_s": 100})
         free = asyncio.Event()
 
         def open_reader(direction):
@@ -106,42 +104,17 @@ async def test_a_reader_that_does_not_close_leaves_no_strike_released(tmp_path):
             free.set()
 
 
-@pytest.mark.parametrize("failure", [sqlite3.OperationalError("disk full"), OSError(5, "EIO")])
-async def test_a_policy_that_could_not_be_stored_is_tried_again(tmp_path, failure):
-    async with door_rig(tmp_path) as rig:
-        rig.put_policy(1)
-        apply = rig.store.apply
-
-        async def fail(file):
-            raise failure
-
-        rig.store.apply = fail
-        await rig.start()  # does not keep the doors from their work
-        rig.store.apply = apply
-        await rig.watch.look()
-        assert rig.store.applied.version == 1
-
-
-async def test_a_policy_file_that_can_not_be_looked_at_keeps_no_door_shut(tmp_path):
-    async with door_rig(tmp_path) as rig:
-        path = tmp_path / "policy.dsse"
-        path.symlink_to(path)
-        await rig.start()
-        await rig.io.press_rex()
-        await rig.until_strike(released=True)
-
-
 async def test_a_grant_without_a_door_is_no_release(tmp_path):
     async with door_rig(tmp_path) as rig:
         await rig.start()
         await rig.stop()
-        await rig.doors[0]._take(Granted(Grant("x", None, None)))
+        await rig.doors[0]._take(Granted(Grant("x", None, None), 0.0))
         assert not rig.io.released
 
 
 async def test_a_policy_lets_nobody_in_after_its_own_end_and_keeps_nobody_in(tmp_path):
     async with door_rig(tmp_path) as rig:
-        rig.put_policy(1, expires=datetime.now(UTC) + timedelta(hours=1))
+        await rig.put_policy(expires=datetime.now(UTC) + timedelta(hours=1))
         await rig.start()
         card = await rig.card()
         assert await rig.tap(card) is Feedback.GRANTED
@@ -153,18 +126,17 @@ async def test_a_policy_lets_nobody_in_after_its_own_end_and_keeps_nobody_in(tmp
 
 async def test_what_was_proved_to_the_policy_before_counts_nothing_for_the_new_one(tmp_path):
     async with door_rig(tmp_path) as rig:
-        rig.put_policy(1)
+        await rig.put_policy()
         await rig.start()
         card = await rig.card()  # bound in `front`, whose keys leaked: hence the next policy
         card.reset()
-        rig.put_policy(2, door={"domain": "other"})
         asked = 0
 
         async def answer(apdu):
             nonlocal asked
             asked += 1
             if asked == 5:  # INTERNAL AUTHENTICATE
-                await rig.watch.look()
+                await rig.put_policy(door={"domain": "other"})
             return card.transmit(apdu)
 
         assert await rig.present(answer) is Feedback.DENIED
@@ -173,7 +145,7 @@ async def test_what_was_proved_to_the_policy_before_counts_nothing_for_the_new_o
 
 async def test_who_shows_a_copied_serial_outside_locks_nobody_in(tmp_path):
     async with door_rig(tmp_path) as rig:
-        rig.put_policy(1)
+        await rig.put_policy()
         await rig.start()
         card = await rig.card()
 
@@ -192,14 +164,12 @@ async def test_a_door_is_not_left_unlocked_by_a_policy_whose_time_is_over(tmp_pa
     async with door_rig(tmp_path) as rig:
         if "expires" in end:
             end = {"expires": datetime.now(UTC) + timedelta(hours=1)}
-        rig.put_policy(1, **{**end, "door": {"mode": "unlocked", **end.get("door", {})}})
+        await rig.put_policy(**{**end, "door": {"mode": "unlocked", **end.get("door", {})}})
         await rig.start()
         await rig.until_strike(released=True)
-        watching = asyncio.create_task(rig.watch.run())
         now = rig.clock.now
         rig.clock.now = lambda: now() + timedelta(hours=1, seconds=1)
-        rig.watch.look_now()
+        await rig.look()
         await rig.until_strike(released=False)
         await rig.io.press_rex()
         await rig.until_strike(released=True)
-        watching.cancel()
