@@ -165,7 +165,9 @@ def test_a_key_floor_never_sinks_and_one_no_longer_named_stays(state, centre):
     state = heard(state, centre, key_floors={"front": 3, "back": 2})
     with pytest.raises(Rollback):
         heard(state, centre, LATER, key_floors={"front": 2, "back": 2})
-    state = heard(state, centre, LATER, key_floors={"front": 4})
+    state = heard(state, centre, LATER, key_floors={"front": 3})
+    later = LATER + timedelta(seconds=30)
+    state = heard(state, centre, later, key_floors={"front": 4})
     assert state.key_floors == {"front": 4, "back": 2}
 
 
