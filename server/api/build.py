@@ -13,11 +13,14 @@ from starlette.staticfiles import StaticFiles
 
 from server.api import (
     agents,
+    commands,
     doors,
     events,
     health,
+    lockdowns,
     memberships,
     model_routes,
+    revocations,
     site,
     tokens,
 )
@@ -66,6 +69,9 @@ def build_api(state: ServerState) -> FastAPI:
             {"name": "events", "description": "What happened, in order of arrival."},
             {"name": "doors", "description": "How the doors are now."},
             {"name": "model", "description": "Who may enter where and when."},
+            {"name": "revocations", "description": "Denials that beat everything."},
+            {"name": "lockdowns", "description": "Entry refused at many doors at once."},
+            {"name": "commands", "description": "Do this at this door now."},
             {"name": "tokens", "description": "Who may use this API, and for what."},
             {"name": "operation", "description": "How the server is."},
         ],
@@ -82,6 +88,9 @@ def build_api(state: ServerState) -> FastAPI:
     app.include_router(memberships.router(state))
     app.include_router(tokens.router(state))
     app.include_router(agents.router(state))
+    app.include_router(revocations.router(state))
+    app.include_router(lockdowns.router(state))
+    app.include_router(commands.router(state))
     app.include_router(_problems())
     app.add_api_route("/", _live_page, include_in_schema=False, response_class=FileResponse)
     app.mount("/console", _Console(directory=_CONSOLE), name="console")

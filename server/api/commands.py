@@ -13,6 +13,7 @@ from schemas.command import Action
 from schemas.errors import first_problem
 from schemas.names import AgentId, Name
 from server.api.events import json_response
+from server.api.model_routes import REFUSALS
 from server.api.models import NoQuery
 from server.api.permission import Principal, needs
 from server.api.problems import (
@@ -78,7 +79,7 @@ class CommandAnswer(BaseModel):
 def router(state: ServerState) -> APIRouter:
     """The routes that command doors and agents."""
     routes = APIRouter(prefix="/api/v1", tags=["commands"])
-    problems = documented(INVALID, NO_SUCH_OBJECT, REFUSED, NOT_CONNECTED, UNCONFIRMED)
+    problems = documented(*REFUSALS, NO_SUCH_OBJECT, REFUSED, NOT_CONNECTED, UNCONFIRMED)
 
     @routes.post(
         "/doors/{door}/commands",

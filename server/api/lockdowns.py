@@ -12,6 +12,7 @@ from starlette.responses import Response
 from schemas.lockdown import Lockdown
 from schemas.names import Name
 from server.api.events import json_response
+from server.api.model_routes import REFUSALS
 from server.api.models import NoQuery
 from server.api.permission import Principal, needs
 from server.api.problems import INVALID, NO_SUCH_OBJECT, REFUSED, Problem, documented
@@ -73,7 +74,7 @@ def router(state: ServerState) -> APIRouter:
         "",
         summary="See what is locked down",
         response_model=LockdownList,
-        responses=documented(INVALID),
+        responses=documented(*REFUSALS),
         dependencies=[Depends(needs("read"))],
     )
     async def read_all(query: Annotated[LockdownQuery, Query()]) -> Response:
@@ -89,7 +90,7 @@ def router(state: ServerState) -> APIRouter:
         summary="Lock down the site, an area or a door",
         status_code=CREATED,
         response_model=LockdownState,
-        responses=documented(INVALID, REFUSED),
+        responses=documented(*REFUSALS, REFUSED),
     )
     async def start(
         order: LockdownOrder,
@@ -114,7 +115,7 @@ def router(state: ServerState) -> APIRouter:
         "/{id}",
         summary="End a lockdown",
         response_model=LockdownState,
-        responses=documented(INVALID, NO_SUCH_OBJECT),
+        responses=documented(*REFUSALS, NO_SUCH_OBJECT),
     )
     async def end(
         id: Annotated[Name, Path(examples=["lockdown-5f0c1a2b"])],
@@ -134,7 +135,7 @@ def router(state: ServerState) -> APIRouter:
         "",
         summary="End every lockdown",
         response_model=LockdownList,
-        responses=documented(INVALID),
+        responses=documented(*REFUSALS),
     )
     async def end_all(
         by: Annotated[Principal, Depends(needs("operate"))],

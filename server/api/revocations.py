@@ -13,9 +13,10 @@ from starlette.responses import Response
 from schemas.revocation import Denied, RevocationEntry, RevocationReason, RevokedKind
 from schemas.versions import LogHead
 from server.api.events import json_response
+from server.api.model_routes import REFUSALS
 from server.api.models import NoQuery
 from server.api.permission import Principal, needs
-from server.api.problems import INVALID, NO_SUCH_OBJECT, Problem, documented
+from server.api.problems import NO_SUCH_OBJECT, Problem, documented
 from server.clock import microseconds
 from server.distribution.revocations import Revoked, Subject
 from server.feed.cloudevents import timestamp
@@ -147,7 +148,7 @@ def router(state: ServerState) -> APIRouter:
         summary="Revoke cards, persons or key versions",
         status_code=CREATED,
         response_model=OrderedEntries,
-        responses=documented(INVALID),
+        responses=documented(*REFUSALS),
     )
     async def revoke(
         orders: Orders,
@@ -169,7 +170,7 @@ def router(state: ServerState) -> APIRouter:
         "",
         summary="Read the revocation log",
         response_model=LogPage,
-        responses=documented(INVALID),
+        responses=documented(*REFUSALS),
         dependencies=[Depends(needs("read"))],
     )
     async def read_log(query: Annotated[LogQuery, Query()]) -> Response:
@@ -195,7 +196,7 @@ def router(state: ServerState) -> APIRouter:
         "/{sequence}/progress",
         summary="See how far a revocation has come",
         response_model=Progress,
-        responses=documented(INVALID, NO_SUCH_OBJECT),
+        responses=documented(*REFUSALS, NO_SUCH_OBJECT),
         dependencies=[Depends(needs("read"))],
     )
     async def read_progress(
