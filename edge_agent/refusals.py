@@ -35,11 +35,11 @@ class Refusals:
         self._windows: dict[tuple[str, str], _Window] = {}
         self._fresh = asyncio.Event()
         self._left = float(BURST)
-        self._left_at_s = 0.0
+        self._left_at_s = recorder.clock.monotonic()
 
     def report(self, purpose: str, refusal: Exception) -> None:
         """`refusal` is why something that came as `purpose` does not count."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._recorder.clock.monotonic()
         window = self._windows.setdefault((purpose, type(refusal).__name__), _Window(now_s))
         window.count += 1
         window.detail = str(refusal).encode("ascii", "backslashreplace").decode()[:500]
@@ -48,19 +48,18 @@ class Refusals:
 
     async def run(self) -> None:
         """Tell what is due, for ever."""
-        loop = asyncio.get_running_loop()
-        self._left_at_s = loop.time()
         while True:
             self._fresh.clear()
-            wait_s = await self._tell_due(loop.time())
+            wait_s = await self.tell_due()
             try:
                 async with asyncio.timeout(wait_s):
                     await self._fresh.wait()
             except TimeoutError:
                 pass  # a minute is over, or another event may be spent
 
-    async def _tell_due(self, now_s: float) -> float | None:
-        """How long until there may be more to tell; None: until the next refusal."""
+    async def tell_due(self) -> float | None:
+        """Tell what is due; in how many seconds there may be more. None: at the next refusal."""
+        now_s = self._recorder.clock.monotonic()
         self._left = min(BURST, self._left + (now_s - self._left_at_s) / SECONDS_FOR_ONE_MORE)
         self._left_at_s = now_s
         for kind, window in list(self._windows.items()):

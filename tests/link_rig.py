@@ -24,6 +24,7 @@ from schemas.enrolment import Certificate
 from schemas.envelope import Signer, unverified_payload
 from schemas.policy import DoorMode
 from schemas.report import DoorReport, Pull, Report
+from schemas.root import open_first_root
 from schemas.statement import parse_statement, payload_type
 from schemas.topics import PULL, REPORT, down, everyone
 from tests.hostile_broker import HostileBroker, listening
@@ -97,17 +98,18 @@ class LinkRig:
     def __init__(
         self,
         folder: Path,
-        broker: HostileBroker,
         voice: SiteVoice,
         outbox: Outbox,
         store: TrustStore,
+        port: int,
     ) -> None:
-        self.broker, self.voice, self.outbox, self.store = broker, voice, outbox, store
+        self.voice, self.outbox, self.store = voice, outbox, store
+        self.broker: HostileBroker
         self.recorder = ListeningRecorder(outbox, SystemClock(), TrustedTime(), AGENT, "test")
         self.doors, self.renewals = IdleDoors(), IdleRenewals()
         self.signer = Signer.of(voice.keys.suite.generate(secrets.token_bytes))
         self.link = Link(
-            Broker(port=broker.port, tls=False),
+            Broker(port=port, tls=False),
             store,
             self.recorder,
             self.signer,
@@ -176,30 +178,35 @@ def _payload(envelope: bytes, purpose: str) -> bytes:
 
 
 @asynccontextmanager
-async def link_rig(
-    folder: Path,
-    *,
-    keys: SiteKeys | None = None,
-    broker: HostileBroker | None = None,
-    voice: SiteVoice | None = None,
-) -> AsyncIterator[LinkRig]:
-    """The agent, connected to a broker that does what the test says."""
-    keys = keys or SiteKeys(site=SITE)
-    voice = voice or SiteVoice(keys, AGENT)
+async def unconnected(folder: Path, voice: SiteVoice, port: int) -> AsyncIterator[LinkRig]:
+    """The agent's parts; nothing runs yet."""
     outbox = await Outbox.open(
         folder / "outbox.db",
-        digest=keys.suite.digest,
+        digest=voice.keys.suite.digest,
         source=f"/sites/{SITE}/agents/{AGENT}",
         clock=SystemClock(),
         random=secrets.token_bytes,
     )
-    store = await TrustStore.open(folder / "trust.db", keys.root, AGENT, SystemClock())
-    async with listening(broker or HostileBroker()) as broker:
-        rig = LinkRig(folder, broker, voice, outbox, store)
-        tasks = [
-            asyncio.create_task(work())
-            for work in (rig.link.run, rig.link.refusals.run, rig.listen)
-        ]
+    pinned = open_first_root(voice.roots[0])
+    store = await TrustStore.open(folder / "trust.db", pinned, AGENT, SystemClock())
+    try:
+        yield LinkRig(folder, voice, outbox, store, port)
+    finally:
+        await outbox.close()
+        await store.close()
+
+
+@asynccontextmanager
+async def link_rig(folder: Path, *, voice: SiteVoice | None = None) -> AsyncIterator[LinkRig]:
+    """The agent, connected to a broker that does what the test says."""
+    voice = voice or SiteVoice(SiteKeys(site=SITE), AGENT)
+    async with (
+        listening(HostileBroker()) as broker,
+        unconnected(folder, voice, broker.port) as rig,
+    ):
+        rig.broker = broker
+        parts = (rig.link.run, rig.link.refusals.run, rig.listen)
+        tasks = [asyncio.create_task(part()) for part in parts]
         try:
             yield rig
             for task in tasks:
@@ -210,5 +217,3 @@ async def link_rig(
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await outbox.close()
-            await store.close()

@@ -1,9 +1,6 @@
 """A broker that breaks the protocol or floods costs a connection: no memory, no core, no disk."""
 
 import asyncio
-import random
-import secrets
-import struct
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -11,114 +8,32 @@ import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 
-from edge_agent.link import Link as AgentLink
-from edge_agent.outbox import Outbox
 from schemas.acknowledgement import Acknowledgement
-from schemas.chain import EVENTS_TYPE, GENESIS
-from schemas.envelope import Signer
+from schemas.chain import GENESIS
 from schemas.events import ClockStatus, DoorData
-from schemas.root import Root
-from schemas.statement import sign_statement
-from schemas.suites import INTL
 from server.broker.link import Link as ServerLink
 from server.clock import SystemClock
 from server.ingest.intake import Intake
 from server.ingest.metrics import IngestMetrics
 from server.state import LinkStatus
+from tests.hostile_broker import HostileBroker, listening, packet, publication
+from tests.link_rig import unconnected
+from tests.site_keys import SiteKeys
+from tests.site_voice import SiteVoice
 
 PATIENCE_S = 20.0
 ACK_TOPIC = b"ostiary/demo/down/front-agent/ack"
 
 
-def packet(first: int, body: bytes) -> bytes:
-    length, size = bytearray(), len(body)
-    while True:
-        size, digit = divmod(size, 128)
-        length.append(digit | (0x80 if size else 0))
-        if not size:
-            return bytes((first,)) + bytes(length) + body
-
-
-def publication(topic: bytes, payload: bytes = b"x", *, qos: int = 0, mid: int = 1) -> bytes:
-    name = struct.pack(">H", len(topic)) + topic
-    return packet(0x30 | qos << 1, name + (struct.pack(">H", mid) if qos else b"") + payload)
-
-
-class HostileBroker:
-    """Greets as it should, and after each subscription does what `attack` says."""
-
-    def __init__(self, attack):
-        self.attack = attack
-        self.connections: asyncio.Queue[None] = asyncio.Queue()
-        self.heard: asyncio.Queue[bytes] = asyncio.Queue()
-        self.sent_bytes = 0
-
-    async def send(self, writer, data: bytes) -> None:
-        writer.write(data)
-        await writer.drain()
-        self.sent_bytes += len(data)
-
-    async def serve(self, reader, writer) -> None:
-        attack = None
-        try:
-            while True:
-                (first,) = await reader.readexactly(1)
-                size = shift = 0
-                while True:
-                    (digit,) = await reader.readexactly(1)
-                    size, shift = size | (digit & 127) << shift, shift + 7
-                    if not digit & 128:
-                        break
-                body = await reader.readexactly(size)
-                if first >> 4 == 1:
-                    writer.write(packet(0x20, b"\0\0"))
-                elif first >> 4 == 8:
-                    writer.write(packet(0x90, body[:2] + b"\x01"))
-                    self.connections.put_nowait(None)
-                    attack = asyncio.create_task(self.attack(self, writer))
-                elif first >> 4 == 3:
-                    after = 2 + struct.unpack(">H", body[:2])[0]
-                    writer.write(packet(0x40, body[after : after + 2]))
-                    self.heard.put_nowait(body[after + 2 :])
-        except (asyncio.IncompleteReadError, OSError):
-            pass
-        finally:
-            if attack is not None:
-                attack.cancel()
-                await asyncio.gather(attack, return_exceptions=True)
-            writer.close()
-
-
 @asynccontextmanager
-async def agent_at(port, tmp_path, root=None):
-    outbox = await Outbox.open(
-        tmp_path / "outbox.db",
-        digest=INTL.digest,
-        source="/sites/demo/agents/front-agent",
-        clock=SystemClockOfAgent(),
-        random=secrets.token_bytes,
-    )
-    signer = Signer.of(INTL.generate(secrets.token_bytes))
-    root = root or Root(site="demo", version=1, suite="intl", keys={}, roles={})
-    link = AgentLink(
-        outbox, signer, root, "front-agent", host="127.0.0.1", port=port, random=Hasty()
-    )
-    try:
-        yield link, outbox
-    finally:
-        await outbox.close()
-
-
-class SystemClockOfAgent(SystemClock):
-    def status(self):
-        return ClockStatus(status="synced")
-
-
-class Hasty(random.Random):
-    """Comes back at once."""
-
-    def uniform(self, a, b):
-        return 0.0 if a == 0 else b
+async def agent_at(port, tmp_path, keys=None):
+    keys = keys or SiteKeys(site="demo")
+    async with unconnected(tmp_path, SiteVoice(keys, "front-agent"), port) as rig:
+        telling = asyncio.create_task(rig.link.refusals.run())
+        try:
+            yield rig.link, rig.outbox
+        finally:
+            telling.cancel()
 
 
 @asynccontextmanager
@@ -143,10 +58,10 @@ def running(side, link):
 
 @asynccontextmanager
 async def at_the_mercy_of(attack, side, tmp_path, **more):
-    broker = HostileBroker(attack)
-    listener = await asyncio.start_server(broker.serve, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    async with side(port, tmp_path, **more) as (link, outbox):
+    async with (
+        listening(HostileBroker(attack)) as broker,
+        side(broker.port, tmp_path, **more) as (link, outbox),
+    ):
         task = running(side, link)
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -155,7 +70,6 @@ async def at_the_mercy_of(attack, side, tmp_path, **more):
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            listener.close()
 
 
 async def wildcard_topic(broker, writer):
@@ -218,14 +132,7 @@ async def test_a_flood_of_nonsense_is_neither_logged_nor_heard_word_for_word(tmp
 
 
 async def test_an_old_word_replayed_a_thousand_times_asks_for_a_few_resends_at_most(tmp_path):
-    online = Signer.of(INTL.generate(secrets.token_bytes))
-    root = Root(
-        site="demo",
-        version=1,
-        suite="intl",
-        keys={online.keyid: online.key.public.point.hex()},
-        roles={"online": [online.keyid]},
-    )
+    keys = SiteKeys(site="demo")
     chain = asyncio.get_running_loop().create_future()
 
     async def attack(broker, writer):
@@ -239,19 +146,19 @@ async def test_an_old_word_replayed_a_thousand_times_asks_for_a_few_resends_at_m
             hash=GENESIS,
             resend=True,
         )
-        replay = publication(ACK_TOPIC, sign_statement(word, online))
+        replay = publication(ACK_TOPIC, keys.sign(word))
         for _ in range(100):
             await broker.send(writer, replay)
             await asyncio.sleep(0.01)
-        broker.heard.put_nowait(b"over")
+        broker.heard.put_nowait(("over", b""))
 
-    async with at_the_mercy_of(attack, agent_at, tmp_path, root=root) as (broker, outbox):
+    async with at_the_mercy_of(attack, agent_at, tmp_path, keys=keys) as (broker, outbox):
         data = DoorData(door="front", clock=ClockStatus(status="synced"))
         for _ in range(10):
             await outbox.append("door.closed", "doors/front", data, datetime.now(UTC))
         chain.set_result(outbox.state.head.chain)
         messages = []
-        while (message := await broker.heard.get()) != b"over":
-            assert EVENTS_TYPE.encode() in message
-            messages.append(message)
+        while (heard := await broker.heard.get())[0] != "over":
+            if heard[0].endswith("/events"):
+                messages.append(heard)
         assert 11 < len(messages) + 11 < 30

@@ -40,7 +40,7 @@ def cards(*ids):
 async def at_work(folder, **site):
     """An agent that has a policy with Ada's card, one revocation and an ended lockdown."""
     keys = SiteKeys(site=SITE, **site)
-    async with link_rig(folder, keys=keys) as rig:
+    async with link_rig(folder, voice=SiteVoice(keys, AGENT)) as rig:
         rig.voice.new_policy(cards(ADA), doors={DOOR: {"domain": DOOR, "suite": "intl"}})
         rig.voice.revoke(BOB)
         rig.voice.lock_down()
