@@ -1,44 +1,41 @@
-"""`ostiary serve`: the parts put together, started in order and stopped in order."""
+"""`ostiary serve`: the parts started in order and stopped in order."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import structlog
 import uvicorn
+from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from server.api import build_api
-from server.broker.builtin import LOOPBACK, builtin_broker
-from server.broker.link import Link, server_id
+from server.assembly import Assembly, Where
+from server.broker.builtin import LOOPBACK, guarded_broker, insecure_broker
+from server.broker.grants import server_id
 from server.clock import SystemClock
 from server.config import BUILTIN, ServerConfig
+from server.enrolment.reception import Reached
 from server.feed.hub import Hub
-from server.ingest.acknowledge import Acknowledger
-from server.ingest.intake import Intake
-from server.ingest.journal import Journal
-from server.ingest.ledger import Ledger
-from server.ingest.metrics import IngestMetrics
-from server.ingest.pipeline import Pipeline
-from server.ingest.registry import Registry
-from server.site import Site, SiteError, only_server
+from server.pki import Authority
+from server.run_file import new_local_token, run_file
+from server.site import Site, SiteError, only_server, open_site
 from server.state import LinkStatus, ServerState
 from server.store.database import open_database
+from server.tls import listener_files
 
-VERIFY_THREADS = 2
-"""Curve arithmetic releases the interpreter lock; parsing does not, so more bring nothing."""
 DRAIN_S = 20.0
 FAREWELL_S = 5.0
 FIRST_LINK_S = 2.0
+ROOT_LOOK_S = 1.0
+RESTART_PAUSE_S = 5.0
 _STREAMS_S = 3
 MOST_CONNECTIONS = 128
 """Of HTTP; beyond it a request gets 503. Each stream reads the database at each commit."""
@@ -52,14 +49,7 @@ class Serving:
 
     url: str
     broker: str
-
-
-@dataclass(frozen=True)
-class _Ingest:
-    intake: Intake
-    link: Link
-    pipeline: Pipeline
-    acknowledger: Acknowledger
+    enrolment: str
 
 
 async def serve(
@@ -72,113 +62,185 @@ async def serve(
 ) -> None:
     """Run the server until `stop`: then take nothing more in, commit, acknowledge and leave.
 
-    Raises SiteError, BrokerUnavailable or OSError if it can't start.
+    A new root document, as `ostiary root rotate` makes one, is told to every agent, and all that
+    signs is made anew with the new keys. Raises SiteError, BrokerUnavailable or OSError if it can't
+    start.
     """
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         stack.enter_context(only_server(site.path))
-        http = stack.enter_context(_listen(config.port))
+        http = stack.enter_context(_listen(LOOPBACK, config.port, "port"))
+        door = stack.enter_context(_listen(config.enrol_listen, config.enrol_port, "enrol-port"))
         engine = await stack.enter_async_context(database(site, config))
-        url, client_id = config.broker, server_id(site.name)
-        if url == BUILTIN:
-            client_id = server_id(secrets.token_hex(8))
-            port = await stack.enter_async_context(builtin_broker(config.broker_port, client_id))
-            url = f"mqtt://{LOOPBACK}:{port}"
-        hub = Hub()
-        state = ServerState(engine, hub, site.name, site.suite, LinkStatus(url), clock=clock)
-        ingest = await _assemble(site, environ, state, client_id, stack)
-        serving = Serving(f"http://{LOOPBACK}:{http.getsockname()[1]}", url)
-        web = _Web(
-            uvicorn.Config(
-                build_api(state),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                lifespan="off",
-                timeout_graceful_shutdown=_STREAMS_S,
-                limit_concurrency=MOST_CONNECTIONS,
-            )
+        authority = site.authority(environ)
+        url, client_id = await _broker(site, config, authority, stack)
+        reached = Reached(config.address, door.getsockname()[1], _as_reached(url, config))
+        token, token_hash = new_local_token()
+        state = ServerState(engine, Hub(), site.name, site.suite, LinkStatus(url), clock=clock)
+        state.local_token = token_hash
+        serving = Serving(
+            f"http://{LOOPBACK}:{http.getsockname()[1]}",
+            url,
+            f"https://{reached.host}:{reached.port}",
         )
-        connected = asyncio.Event()
+        stack.enter_context(run_file(site.path, serving.url, token))
+        told = False
 
-        def welcomed() -> None:
-            ingest.pipeline.greet()
-            connected.set()
+        def once_ready() -> None:
+            nonlocal told
+            if not told:
+                told = True
+                log.info("ready", site=site.name, url=serving.url, broker=serving.broker)
+                ready(serving)
 
-        async with asyncio.TaskGroup() as group:
-            pages = group.create_task(web.serve(sockets=[http]))
-            listening = group.create_task(ingest.link.run(welcomed))
-            committing = group.create_task(ingest.pipeline.run())
-            answering = group.create_task(ingest.acknowledger.run())
-            # ready: events are heard; or, with a broker that is away, the pages at least are there
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FIRST_LINK_S):
-                    await connected.wait()
-            log.info("ready", site=site.name, url=serving.url, broker=serving.broker)
-            ready(serving)
-            await stop.wait()
-            log.info("stopping", waiting=len(ingest.intake))
-            ingest.link.stop_listening()
-            ingest.intake.close()
-            await _finish(committing, DRAIN_S, "uncommitted events stay with their agents")
-            ingest.acknowledger.close()
-            await _finish(answering, FAREWELL_S, "agents will be told at the next start")
-            listening.cancel()
-            hub.close()
-            web.should_exit = True
-            await pages
+        web: _Web | None = None
+        async with asyncio.TaskGroup() as outer:
+            pages: asyncio.Task[None] | None = None
+            while not stop.is_set():
+                with ExitStack() as threads:
+                    state.registry = CollectorRegistry()
+                    parts = Assembly(
+                        site=site,
+                        authority=authority,
+                        config=config,
+                        environ=environ,
+                        state=state,
+                        where=Where(url, client_id, reached),
+                        stack=threads,
+                    )
+                    await parts.load()
+                    if web is None:  # it outlives the parts, and finds them in `state`
+                        web = _Web(_http_config(state))
+                        pages = outer.create_task(web.serve(sockets=[http]))
+                    await _run(parts, door, stop, once_ready)
+                if not stop.is_set():
+                    site = open_site(site.path)
+                    log.info("root_changed", version=site.root.version)
+            state.hub.close()
+            if web is not None and pages is not None:
+                web.should_exit = True
+                await pages
         log.info("stopped")
 
 
-async def _assemble(
-    site: Site,
-    environ: Mapping[str, str],
-    state: ServerState,
-    client_id: str,
-    stack: AsyncExitStack,
-) -> _Ingest:
-    signer = site.signer("online", environ)
-    metrics, clock = IngestMetrics(state.registry), state.clock
-    registry = Registry(state.engine, site.suite, clock)
-    await registry.refresh()
-    ledger = Ledger(state.engine)
-    await ledger.load()
-    intake = Intake()
-    verifiers = stack.enter_context(ThreadPoolExecutor(VERIFY_THREADS, "verify"))
-    signing = stack.enter_context(ThreadPoolExecutor(1, "sign"))
-    link = Link(
-        url=state.link.broker,
-        site=site.name,
-        intake=intake,
-        status=state.link,
-        clock=clock,
-        metrics=metrics,
-        uniform=random.SystemRandom().uniform,
-        client_id=client_id,
+async def _run(
+    parts: Assembly,
+    door: socket.socket,
+    stop: asyncio.Event,
+    ready: Callable[[], None],
+) -> None:
+    """Run the parts until `stop`, or until there is a newer root document, which is told first."""
+    connected, welcomed = asyncio.Event(), asyncio.Event()
+
+    def linked() -> None:
+        connected.set()
+        welcomed.set()
+
+    async with asyncio.TaskGroup() as group:
+        listening = group.create_task(parts.link.run(linked))
+        committing = group.create_task(parts.pipeline.run())
+        answering = group.create_task(parts.acknowledger.run())
+        enrolling = group.create_task(parts.desk.run(door.dup()))
+        others = [
+            group.create_task(_keep(name, work))
+            for name, work in {
+                "welcome": lambda: _welcome(parts, welcomed),
+                "agents": parts.registry.watch,
+                "inbox": parts.inbox.run,
+                "presence": parts.presence.run,
+                "revocations": parts.revocations.run,
+                "policies": parts.policies.run,
+                "heartbeats": parts.heartbeats.run,
+                "pulls": parts.pulls.run,
+                "convergence": parts.convergence.run,
+            }.items()
+        ]
+        # ready: events are heard; or, with a broker that is away, the pages at least are there
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LINK_S):
+                await connected.wait()
+        ready()
+        await _until_done(parts, stop)
+        log.info("stopping", waiting=len(parts.intake))
+        parts.link.stop_listening()
+        parts.intake.close()
+        await _finish(committing, DRAIN_S, "uncommitted events stay with their agents")
+        parts.acknowledger.close()
+        await _finish(answering, FAREWELL_S, "agents will be told at the next start")
+        parts.desk.stop()
+        await enrolling
+        for task in (*others, listening):
+            task.cancel()
+
+
+async def _until_done(parts: Assembly, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ROOT_LOOK_S):
+                await stop.wait()
+        if parts.site.newest_root_version() > parts.site.root.version:
+            try:
+                await parts.publish_root()
+            except ConnectionError as error:
+                log.warning("root_not_told", why=str(error), next_step="agents ask on connection")
+            return
+
+
+async def _welcome(parts: Assembly, welcomed: asyncio.Event) -> None:
+    while True:
+        await welcomed.wait()
+        welcomed.clear()
+        try:
+            await parts.welcome()
+        except ConnectionError as error:
+            log.warning("not_welcomed", why=str(error), next_step="again at the next connection")
+
+
+async def _keep(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run a part that events can do without; if it fails, say so and start it again."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("part_failed", part=name, again_in_s=RESTART_PAUSE_S)
+        await asyncio.sleep(RESTART_PAUSE_S)
+
+
+async def _broker(
+    site: Site, config: ServerConfig, authority: Authority, stack: AsyncExitStack
+) -> tuple[str, str]:
+    """The broker's URL and our client id there; the built-in one is started first."""
+    if config.broker != BUILTIN:
+        return config.broker, server_id(site.name)
+    if config.insecure_loopback:
+        # its name is guessed by nobody: who takes a client's name there takes its connection
+        client_id = f"server-{secrets.token_hex(8)}"
+        port = await stack.enter_async_context(insecure_broker(config.broker_port, client_id))
+        return f"mqtt://{LOOPBACK}:{port}", client_id
+    files = listener_files(site.path, authority, config.address, SystemClock().now())
+    port = await stack.enter_async_context(
+        guarded_broker(site, files, config.broker_port, config.broker_listen)
     )
-    acknowledger = Acknowledger(
-        site=site.name,
-        signer=signer,
-        publish=link.publish,
-        executor=signing,
-        clock=clock,
-        metrics=metrics,
+    return f"mqtts://localhost:{port}", server_id(site.name)
+
+
+def _as_reached(url: str, config: ServerConfig) -> str:
+    """The broker's address for devices: the built-in one is where this host is reached."""
+    if config.broker != BUILTIN or config.insecure_loopback:
+        return url
+    return f"mqtts://{config.address}:{url.rpartition(':')[2]}"
+
+
+def _http_config(state: ServerState) -> uvicorn.Config:
+    return uvicorn.Config(
+        build_api(state),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=_STREAMS_S,
+        limit_concurrency=MOST_CONNECTIONS,
     )
-    pipeline = Pipeline(
-        site=site.name,
-        suite=site.suite,
-        intake=intake,
-        registry=registry,
-        ledger=ledger,
-        journal=Journal(site.name, site.suite, signer, lambda: secrets.token_hex(8)),
-        acknowledger=acknowledger,
-        hub=state.hub,
-        clock=clock,
-        metrics=metrics,
-        executor=verifiers,
-        threads=VERIFY_THREADS,
-    )
-    return _Ingest(intake, link, pipeline, acknowledger)
 
 
 @asynccontextmanager
@@ -217,15 +279,16 @@ class _Web(uvicorn.Server):
 
 
 @contextmanager
-def _listen(port: int) -> Iterator[socket.socket]:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def _listen(address: str, port: int, setting: str) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((LOOPBACK, port))
+            listener.bind((address, port))
         except OSError as error:
             raise SiteError(
-                f"can't listen on {LOOPBACK}:{port}: {error.strerror}; "
-                "stop what uses it, or choose another with --port"
+                f"can't listen on {address}:{port}: {error.strerror}; "
+                f"stop what uses it, or choose another with --{setting}"
             ) from None
         yield listener

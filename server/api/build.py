@@ -22,6 +22,7 @@ from server.api import (
     model_routes,
     revocations,
     site,
+    standing,
     tokens,
 )
 from server.api.guard import Guard
@@ -82,6 +83,7 @@ def build_api(state: ServerState) -> FastAPI:
     feed = Feed(state.engine, state.hub)
     app.include_router(events.router(state, feed))
     app.include_router(doors.router(state, feed))
+    app.include_router(standing.router(state))
     app.include_router(health.router(state))
     app.include_router(site.router(state))
     app.include_router(model_routes.router(state))

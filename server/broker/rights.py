@@ -37,6 +37,19 @@ class Rights(Protocol):
         ...
 
 
+class NoRights:
+    """For a broker that asks nobody who he is: on loopback, for tests and fleets."""
+
+    async def admit(self, agent: str) -> None:
+        """Everybody is in."""
+
+    async def expel(self, agent: str) -> None:
+        """Nobody can be kept out: what the agent signs counts no more, and that must do."""
+
+    async def reconcile(self, agents: Iterable[str]) -> None:
+        """Everybody is in."""
+
+
 class AdmittedFile:
     """The names that the built-in broker lets in, kept where it can see them.
 
