@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.core.decision import Circumstances, DoorView, decide
+from edge_agent.core.decision import Circumstances, Denial, DoorView, decide
 from edge_agent.core.door import (
     SHUT,
     Emit,
@@ -33,6 +33,7 @@ from schemas.policy import (
     Schedule,
     Window,
 )
+from schemas.revocation import RevocationReason
 
 start_of_2026 = datetime(2026, 1, 1, tzinfo=UTC)
 instants = st.timedeltas(timedelta(0), timedelta(days=730)).map(start_of_2026.__add__)
@@ -59,6 +60,7 @@ cards = st.builds(
     state=st.sampled_from(CardState),
     valid_from=st.none() | instants,
     valid_until=st.none() | instants,
+    offline=st.booleans(),
 )
 doors = st.builds(
     DoorView,
@@ -84,17 +86,20 @@ circumstances = st.builds(
     Circumstances,
     direction=st.sampled_from(["in", "out"]),
     now=instants,
-    policy_age_s=st.none() | st.floats(0, 200_000),
+    heartbeat_age_s=st.none() | st.floats(0, 200_000),
     policy_over=st.booleans(),
     clock_trusted=st.booleans(),
-    lockdown=st.booleans(),
+    mode=st.sampled_from([DoorMode.LOCKED, DoorMode.UNLOCKED, DoorMode.BLOCKED]),
+    exempt=st.none() | st.frozensets(groups),
     locked_out_s=st.sampled_from([0.0, 30.0]),
+    denied_versions=st.frozensets(st.integers(1, 5), max_size=2),
+    key_floor=st.integers(1, 3),
 )
 
 
-def granted(door, card, at, proof, *, revoked=False):
-    decision = decide(door, card, revoked=revoked, proof=proof, circumstances=at)
-    assert decision == decide(door, card, revoked=revoked, proof=proof, circumstances=at)
+def granted(door, card, at, proof, denial=None):
+    decision = decide(door, card, denial=denial, proof=proof, circumstances=at)
+    assert decision == decide(door, card, denial=denial, proof=proof, circumstances=at)
     assert decision.granted is (decision.reason is None)
     return decision.granted
 
@@ -102,7 +107,8 @@ def granted(door, card, at, proof, *, revoked=False):
 @settings(max_examples=300)
 @given(doors, cards | st.none(), circumstances, proofs)
 def test_no_rule_no_revoked_no_unknown_and_no_unproved_card_ever_passes(door, card, at, proof):
-    assert not granted(door, card, at, proof, revoked=True)
+    for reason in RevocationReason:
+        assert not granted(door, card, at, proof, Denial(1, reason))
     assert not granted(door, None, at, proof)
     assert not granted(replace(door, rules=()), card, at, proof)
     unproved = replace(proof, outcome=ProofOutcome.FAILED)
@@ -110,6 +116,23 @@ def test_no_rule_no_revoked_no_unknown_and_no_unproved_card_ever_passes(door, ca
     if card is not None:
         assert not granted(door, card.model_copy(update={"state": CardState.REVOKED}), at, proof)
         assert not granted(door, card.model_copy(update={"domains": ()}), at, proof)
+        ended = dict.fromkeys(card.groups, at.now)
+        if at.clock_trusted:
+            assert not granted(door, card.model_copy(update={"group_ends": ended}), at, proof)
+    if proof.key_version is not None:
+        denied = replace(at, denied_versions=frozenset({proof.key_version}))
+        assert not granted(door, card, denied, proof)
+
+
+@settings(max_examples=300)
+@given(doors, cards, circumstances, proofs)
+def test_nobody_enters_a_door_that_is_locked_down_blocked_or_out_of_touch(door, card, at, proof):
+    at = replace(at, direction="in")
+    assert not granted(door, card, replace(at, exempt=frozenset()), proof)
+    assert not granted(door, card, replace(at, mode=DoorMode.BLOCKED), proof)
+    assert not granted(door, card, replace(at, heartbeat_age_s=None), proof)
+    at = replace(at, heartbeat_age_s=door.settings.grace_s + 1)
+    assert card.offline or not granted(door, card, at, proof)
 
 
 @settings(max_examples=300)
@@ -135,8 +158,8 @@ def test_whoever_may_enter_may_leave_whatever_state_the_system_is_in(door, card,
         trouble = replace(
             at,
             direction="out",
-            lockdown=True,
-            policy_age_s=None,
+            exempt=frozenset(),
+            heartbeat_age_s=None,
             policy_over=True,
             clock_trusted=False,
             locked_out_s=900.0,

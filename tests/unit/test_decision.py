@@ -4,7 +4,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from edge_agent.core.decision import Circumstances, DoorView, decide
+from edge_agent.core.decision import Circumstances, Denial, DoorView, decide
 from edge_agent.core.proof import Proof, ProofOutcome
 from schemas.policy import (
     WEEKDAYS,
@@ -16,6 +16,7 @@ from schemas.policy import (
     Window,
 )
 from schemas.reasons import Reason
+from schemas.revocation import RevocationReason
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)  # a Monday
 ALWAYS = Schedule(windows=(Window(start="00:00", end="24:00", days=WEEKDAYS),))
@@ -24,11 +25,12 @@ SETTINGS = DoorSettings(domain="front", suite="intl", key_version=3, accepted_ke
 DOOR = DoorView(SETTINGS, ZoneInfo("UTC"), (("staff", ALWAYS),))
 CARD = PolicyCard(card="00" * 8, person="ada", groups=("staff",), domains=("front",))
 PROVED = Proof(CARD.card, ProofOutcome.PROVED, 3, 20.0)
-AT = Circumstances(direction="in", now=NOW, policy_age_s=60.0)
+AT = Circumstances(direction="in", now=NOW, heartbeat_age_s=60.0)
+REVOKED = Denial(7, RevocationReason.REVOKED)
 
 
-def reason(*, door=DOOR, card=CARD, revoked=False, proof=PROVED, **at):
-    decision = decide(door, card, revoked=revoked, proof=proof, circumstances=replace(AT, **at))
+def reason(*, door=DOOR, card=CARD, denial=None, proof=PROVED, **at):
+    decision = decide(door, card, denial=denial, proof=proof, circumstances=replace(AT, **at))
     assert decision.granted is (decision.reason is None)
     return decision.reason
 
@@ -52,9 +54,18 @@ def test_a_proved_card_with_an_open_rule_is_granted():
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
-        ({"revoked": True}, Reason.CARD_REVOKED),
-        ({"lockdown": True}, Reason.LOCKDOWN),
-        ({"door": with_settings(mode=DoorMode.BLOCKED)}, Reason.DOOR_BLOCKED),
+        ({"denial": REVOKED}, Reason.CARD_REVOKED),
+        ({"denial": REVOKED, "card": None}, Reason.CARD_REVOKED),
+        ({"denied_versions": frozenset({3})}, Reason.KEY_VERSION_RETIRED),
+        ({"exempt": frozenset()}, Reason.LOCKDOWN),
+        ({"exempt": frozenset({"guards"})}, Reason.LOCKDOWN),
+        ({"exempt": frozenset({"staff"}), "card": None}, Reason.LOCKDOWN),
+        (
+            {"exempt": frozenset({"staff"}), "card": with_card(group_ends={"staff": NOW})},
+            Reason.LOCKDOWN,
+        ),
+        ({"mode": DoorMode.BLOCKED}, Reason.DOOR_BLOCKED),
+        ({"mode": DoorMode.BLOCKED, "exempt": frozenset({"staff"})}, Reason.DOOR_BLOCKED),
         ({"locked_out_s": 12.0}, Reason.LOCKED_OUT),
         ({"proof": ended(ProofOutcome.FAILED)}, Reason.CARD_AUTH_FAILED),
         ({"proof": ended(ProofOutcome.UNREADABLE)}, Reason.CARD_AUTH_FAILED),
@@ -70,13 +81,17 @@ def test_a_proved_card_with_an_open_rule_is_granted():
         ({"proof": ended(ProofOutcome.ELEMENT_UNAVAILABLE)}, Reason.SECURE_ELEMENT_UNAVAILABLE),
         ({"proof": replace(PROVED, response_ms=500.1)}, Reason.CARD_AUTH_FAILED),
         ({"proof": replace(PROVED, response_ms=None)}, Reason.CARD_AUTH_FAILED),
-        ({"policy_age_s": None}, Reason.POLICY_EXPIRED),
-        ({"policy_age_s": 86_400.5}, Reason.POLICY_EXPIRED),
+        ({"heartbeat_age_s": None}, Reason.POLICY_EXPIRED),
+        ({"heartbeat_age_s": None, "card": with_card(offline=True)}, Reason.POLICY_EXPIRED),
+        ({"heartbeat_age_s": 86_400.5}, Reason.POLICY_EXPIRED),
+        ({"heartbeat_age_s": 86_400.5, "card": None}, Reason.POLICY_EXPIRED),
+        ({"policy_over": True, "card": with_card(offline=True)}, Reason.POLICY_EXPIRED),
         ({"policy_over": True}, Reason.POLICY_EXPIRED),
         ({"clock_trusted": False}, Reason.CLOCK_UNTRUSTED),
         ({"card": None}, Reason.UNKNOWN_CARD),
         ({"card": with_card(domains=("other",))}, Reason.NOT_BOUND),
         ({"proof": replace(PROVED, key_version=1)}, Reason.KEY_VERSION_RETIRED),
+        ({"key_floor": 4}, Reason.KEY_VERSION_RETIRED),
         ({"proof": replace(PROVED, key_version=4)}, Reason.KEY_VERSION_UNSUPPORTED),
         ({"card": with_card(state=CardState.SUSPENDED)}, Reason.CARD_SUSPENDED),
         ({"card": with_card(state=CardState.LOST)}, Reason.CARD_LOST),
@@ -86,6 +101,7 @@ def test_a_proved_card_with_an_open_rule_is_granted():
         ({"card": with_card(valid_from=NOW + timedelta(seconds=1))}, Reason.NOT_YET_ACTIVE),
         ({"card": with_card(valid_until=NOW)}, Reason.EXPIRED),
         ({"card": with_card(groups=("guests",))}, Reason.NO_RULE),
+        ({"card": with_card(group_ends={"staff": NOW})}, Reason.NO_RULE),
         ({"door": replace(DOOR, rules=(("staff", NEVER),))}, Reason.OUTSIDE_SCHEDULE),
     ],
 )
@@ -98,11 +114,16 @@ def test_each_reason_is_given_for_its_cause(case, expected):
     [
         {"proof": replace(PROVED, key_version=2)},
         {"proof": replace(PROVED, response_ms=500.0)},
-        {"policy_age_s": 86_400.0},
+        {"heartbeat_age_s": 86_400.0},
+        {"heartbeat_age_s": 86_400.5, "card": with_card(offline=True)},
+        {"exempt": frozenset({"guards", "staff"})},
+        {"denied_versions": frozenset({2, 4})},
+        {"key_floor": 3},
+        {"card": with_card(group_ends={"staff": NOW + timedelta(microseconds=1)})},
         {"card": with_card(valid_from=NOW)},
         {"card": with_card(valid_until=NOW + timedelta(microseconds=1))},
         {"door": replace(DOOR, rules=(("staff", NEVER), ("staff", ALWAYS)))},
-        {"door": with_settings(mode=DoorMode.UNLOCKED)},
+        {"mode": DoorMode.UNLOCKED},
     ],
 )
 def test_what_is_just_within_bounds_is_granted(case):
@@ -112,12 +133,14 @@ def test_what_is_just_within_bounds_is_granted(case):
 @pytest.mark.parametrize(
     "trouble",
     [
-        {"lockdown": True},
-        {"policy_age_s": 10.0**9},
+        {"exempt": frozenset()},
+        {"heartbeat_age_s": 10.0**9},
+        {"heartbeat_age_s": None},
         {"policy_over": True},
         {"locked_out_s": 900.0},
         {"clock_trusted": False},
         {"clock_trusted": False, "door": replace(DOOR, rules=(("staff", NEVER),))},
+        {"clock_trusted": False, "card": with_card(group_ends={"staff": NOW})},
         {"proof": ended(ProofOutcome.ELEMENT_UNAVAILABLE)},
     ],
 )
@@ -133,7 +156,46 @@ def test_an_unknown_or_unproved_card_is_denied_on_the_way_out_too():
     assert reason(direction="out", proof=failed) is Reason.CARD_AUTH_FAILED
 
 
-def test_revocation_comes_before_all_else_and_lockdown_before_the_card():
-    everything = {"revoked": True, "lockdown": True, "proof": ended(ProofOutcome.FAILED)}
-    assert reason(**everything) is Reason.CARD_REVOKED
-    assert reason(**{**everything, "revoked": False}) is Reason.LOCKDOWN
+@pytest.mark.parametrize(
+    ("why", "expected"),
+    [
+        (RevocationReason.REVOKED, Reason.CARD_REVOKED),
+        (RevocationReason.SUSPENDED, Reason.CARD_SUSPENDED),
+        (RevocationReason.LOST, Reason.CARD_LOST),
+        (RevocationReason.STOLEN, Reason.CARD_STOLEN),
+        (RevocationReason.DAMAGED, Reason.CARD_DAMAGED),
+        (RevocationReason.COMPROMISED, Reason.CARD_REVOKED),
+        (RevocationReason.LEFT, Reason.CARD_REVOKED),
+    ],
+)
+@pytest.mark.parametrize("direction", ["in", "out"])
+def test_a_revocation_is_told_by_its_own_reason(why, expected, direction):
+    assert reason(denial=Denial(1, why), direction=direction) is expected
+
+
+def test_the_order_of_evaluation_is_the_documented_one():
+    everything = {
+        "denial": REVOKED,
+        "denied_versions": frozenset({9}),
+        "exempt": frozenset(),
+        "mode": DoorMode.BLOCKED,
+        "proof": Proof(CARD.card, ProofOutcome.FAILED, 9, None),
+        "heartbeat_age_s": None,
+        "key_floor": 4,
+        "card": with_card(valid_until=NOW, group_ends={"staff": NOW}),
+    }
+    cures = [
+        (Reason.CARD_REVOKED, {"denial": None}),
+        (Reason.KEY_VERSION_RETIRED, {"denied_versions": frozenset()}),
+        (Reason.LOCKDOWN, {"exempt": None}),
+        (Reason.DOOR_BLOCKED, {"mode": DoorMode.LOCKED}),
+        (Reason.CARD_AUTH_FAILED, {"proof": PROVED}),
+        (Reason.POLICY_EXPIRED, {"heartbeat_age_s": 1.0}),
+        (Reason.KEY_VERSION_RETIRED, {"key_floor": 1}),
+        (Reason.EXPIRED, {"card": with_card(group_ends={"staff": NOW})}),
+        (Reason.NO_RULE, {"card": CARD}),
+    ]
+    for expected, cure in cures:
+        assert reason(**everything) is expected
+        everything |= cure
+    assert reason(**everything) is None
