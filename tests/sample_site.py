@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,13 @@ from server.feed.hub import Hub
 from server.state import LinkStatus, ServerState
 from server.store.database import open_database
 from server.store.tables import chains, door_states, events
+from server.store.tokens import token_hash
 
 SUITE = suite("intl")
 SIGNER = Signer.of(SUITE.private_key(bytes(31) + b"\x07"))
 MOMENT = datetime(2026, 11, 24, 8, 15, 30, 123456, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
+LOCAL_TOKEN = "a" * 64
 
 
 @dataclass
@@ -40,6 +42,8 @@ class Site:
     engine: AsyncEngine
     state: ServerState
     heads: dict[str, Head] = field(default_factory=dict)
+    changes: list[str] = field(default_factory=list)
+    """`announced` and `model_changed`, as they were called."""
 
     @property
     def hub(self) -> Hub:
@@ -131,10 +135,13 @@ class Site:
                 )
             )
 
-    def client(self, *, base_url: str = "http://127.0.0.1") -> httpx.AsyncClient:
-        """Speaks to the API in this process."""
+    def client(
+        self, *, base_url: str = "http://127.0.0.1", token: str | None = LOCAL_TOKEN
+    ) -> httpx.AsyncClient:
+        """Speaks to the API in this process, by default as who may do all."""
         transport = httpx.ASGITransport(build_api(self.state), raise_app_exceptions=False)
-        return httpx.AsyncClient(transport=transport, base_url=base_url)
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        return httpx.AsyncClient(transport=transport, base_url=base_url, headers=headers)
 
 
 @asynccontextmanager
@@ -142,8 +149,12 @@ async def open_site(path: Path, *, name: str = "demo") -> AsyncIterator[Site]:
     """A site whose store is at `path`, made or opened again."""
     engine = await open_database(path)
     link = LinkStatus("127.0.0.1:1883", connected=True, since=MOMENT)
+    site = Site(engine, ServerState(engine, Hub(), name, SUITE, link))
+    site.state.local_token = token_hash(LOCAL_TOKEN)
+    site.state.announced = lambda: site.changes.append("announced")
+    site.state.model_changed = lambda: site.changes.append("model_changed")
     try:
-        yield Site(engine, ServerState(engine, Hub(), name, SUITE, link))
+        yield site
     finally:
         await engine.dispose()
 
@@ -160,7 +171,7 @@ async def serving(site: Site, port: int = 0) -> AsyncIterator[str]:
     """The API over a real socket; yields its address. Leaving ends streams as a shutdown does."""
     # A hub that was closed stays closed: a server that starts again has a new one.
     if site.hub.closed:
-        site.state = replace(site.state, hub=Hub())
+        site.state.hub = Hub()
     listener = socket.create_server(("127.0.0.1", port))
     config = uvicorn.Config(build_api(site.state), log_config=None, lifespan="off")
     server = _Quiet(config)

@@ -16,7 +16,18 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 20
 _PLAIN: dict[str, bool | None] = {"": None, "~": None, "null": None, "true": True, "false": False}
 _LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-_DUMPER = yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever begins like a number: readers differ on what is one."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "'" if text[:1] in "+-.0123456789" and "\n" not in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
 
 
 class BadYaml(Exception):
@@ -36,14 +47,14 @@ def read_yaml(data: bytes) -> Any:
         where = f"line {mark.line + 1}: " if mark else ""
         raise BadYaml(f"{where}{error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        raise BadYaml(str(error)) from None
+        raise BadYaml(" ".join(str(error).split())) from None
     return reader.value
 
 
 def write_yaml(value: Any) -> str:
     """YAML that `read_yaml`, and any other reader, takes for the same value."""
     text: str = yaml.dump(
-        value, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=100, indent=2
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100, indent=2
     )
     return text
 
