@@ -214,6 +214,8 @@ class TakingServer:
         self.duplicates = 0
         self.acknowledging = True
         self.answering = True
+        self.commands: list[bytes] = []
+        """What was sent, for who would replay it."""
         self._client: aiomqtt.Client | None = None
         self._heard = asyncio.Event()
 
@@ -285,7 +287,8 @@ class TakingServer:
     async def command(self, action: Action, **changes: Any) -> None:
         """Tell the door, in the session that the newest report names."""
         session = self.reports[-1].session
-        await self.tell(COMMAND, self.voice.command(action, session, DOOR, **changes))
+        self.commands.append(self.voice.command(action, session, DOOR, **changes))
+        await self.tell(COMMAND, self.commands[-1])
 
     async def _take(self, channel: str, payload: bytes) -> None:
         if channel == EVENTS:
