@@ -55,10 +55,13 @@ def read_index(body: bytes) -> dict[str, str]:
 def check_leaf(body: bytes, place: tuple[str, ...]) -> int:
     """How many cards the leaf at `place` (one slot or two) holds.
 
-    Raises MalformedChunk if a line is not a card, stands elsewhere than it should, or comes twice.
+    Raises MalformedChunk if a line is not a card, has no end, stands elsewhere than it should, or
+    comes twice.
     """
     before = ""
-    lines = body.splitlines()
+    *lines, rest = body.split(b"\n")
+    if rest:
+        raise MalformedChunk("leaf of cards: its last line has no end")
     for line in lines:
         try:
             card = PolicyCard.model_validate_json(line, strict=True)
@@ -74,10 +77,11 @@ def check_leaf(body: bytes, place: tuple[str, ...]) -> int:
 
 def find_card(body: bytes, card: str) -> PolicyCard | None:
     """The card in a leaf that was checked."""
-    start = body.find(_key(card))
-    if start < 0:
+    lines = b"\n" + body
+    start = lines.find(b"\n" + _key(card)) + 1
+    if start == 0:
         return None
-    return PolicyCard.model_validate_json(body[start : body.index(b"\n", start)])
+    return PolicyCard.model_validate_json(lines[start : lines.index(b"\n", start)])
 
 
 def _key(card: str) -> bytes:
