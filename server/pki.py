@@ -88,11 +88,11 @@ class Authority:
         return self.for_client(requested_key(csr, name), name, now)
 
     def for_client(
-        self, key: ec.EllipticCurvePublicKey, name: str, now: datetime
+        self, key: ec.EllipticCurvePublicKey, name: str, now: datetime, days: float = CLIENT_DAYS
     ) -> x509.Certificate:
         """The same for a key that is known to be `name`'s."""
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
-        return self._issue(key, name, now, CLIENT_DAYS, usage)
+        return self._issue(key, name, now, days, usage)
 
     def for_server(
         self, key: ec.EllipticCurvePublicKey, hosts: Sequence[str], now: datetime
@@ -127,7 +127,7 @@ class Authority:
         key: ec.EllipticCurvePublicKey,
         name: str,
         now: datetime,
-        days: int,
+        days: float,
         *extensions: x509.ExtensionType,
     ) -> x509.Certificate:
         builder = (

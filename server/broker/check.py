@@ -10,6 +10,7 @@ from __future__ import annotations
 from server.broker.attempts import attempt_everything
 from server.broker.bare import TurnedAway
 from server.broker.grants import PROBE, VICTIM
+from server.broker.rights import Rights
 from server.broker.stage import Finding, Target, observing
 
 
@@ -22,8 +23,10 @@ async def check_broker(target: Target) -> list[Finding]:
 
     Whatever happens, the two agents are cut off again at the end.
     """
+    let_in = False
     try:
         async with observing(target) as stage:
+            let_in = True
             for agent in (PROBE, VICTIM):
                 await stage.rights.admit(agent)
             await attempt_everything(stage)
@@ -35,18 +38,26 @@ async def check_broker(target: Target) -> list[Finding]:
             " up for this very site"
         ) from error
     finally:
-        await _expel(target)
+        if let_in:
+            await _expel(target)
 
 
 async def _expel(target: Target) -> None:
-    """On a connection of its own: the other one may be gone."""
+    """On a connection of its own, if one is needed: the other may be gone."""
+    if target.rights is not None:
+        await _cut_off(target.rights)
+        return
     try:
         async with observing(target) as stage:
-            for agent in (PROBE, VICTIM):
-                await stage.rights.expel(agent)
+            await _cut_off(stage.rights)
     except (TurnedAway, ConnectionError) as error:
         raise CheckImpossible(
             f"the check's own agents {PROBE} and {VICTIM} may still have rights at the broker:"
             f" {error}; their certificates run out soon, and `ostiary serve` takes the rights away"
             " when it connects"
         ) from error
+
+
+async def _cut_off(rights: Rights) -> None:
+    for agent in (PROBE, VICTIM):
+        await rights.expel(agent)

@@ -7,7 +7,6 @@ told by `server.broker.unsafe`, which also judges what is written here before it
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from server.pki import Authority, pem_of
 
 PLUGIN = "mosquitto_dynamic_security.so"
 CONFIGURATION = "mosquitto.conf"
+_FILES = ("authorities.pem", "broker.pem", "broker.key", "rights.json", "crl.pem")
 _LIBRARIES = (Path("/usr/lib"), Path("/usr/local/lib"), Path("/opt/homebrew/lib"))
 
 
@@ -53,6 +53,9 @@ class MosquittoSettings:
     """Names and addresses by which doors reach it; by default the address it listens on."""
     user: str | None = None
     """Whom mosquitto runs as when it is started by root."""
+    crl: bytes | None = None
+    """Certificates that count no more. mosquitto reads it at its start and at SIGHUP, and lets
+    nobody in when it is older than its own word."""
     insecure: bool = False
     """No TLS, no certificates, no rights: for tests on loopback."""
 
@@ -92,10 +95,9 @@ def write_configuration(
         write_durably(directory / "broker.pem", pem_of(certificate).encode(), mode=0o644)
         write_durably(directory / "broker.key", pem_of_key(key))
         write_durably(directory / "rights.json", rights_document(settings.site, agents))
-        written += [
-            directory / name
-            for name in ("authorities.pem", "broker.pem", "broker.key", "rights.json")
-        ]
+        if settings.crl is not None:
+            write_durably(directory / "crl.pem", settings.crl, mode=0o644)
+        written += [directory / name for name in _FILES if (directory / name).exists()]
     write_durably(directory / CONFIGURATION, text.encode(), mode=0o644)
     if settings.user is not None and os.geteuid() == 0:
         for file in (directory, *written):
@@ -147,6 +149,8 @@ def configuration(settings: MosquittoSettings) -> str:
             "use_identity_as_username true",
             "use_username_as_clientid true",
         ]
+        if settings.crl is not None:
+            lines.append(f"crlfile {at / 'crl.pem'}")
     text = "\n".join(lines) + "\n"
     refuse_unsafe(text, insecure_loopback=settings.insecure)
     return text
@@ -166,15 +170,6 @@ def pem_of_key(key: ec.EllipticCurvePrivateKey) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-
-
-def known_user(name: str) -> bool:
-    """Whether the system has such a user."""
-    try:
-        pwd.getpwnam(name)
-    except KeyError:
-        return False
-    return True
 
 
 def _yes(value: bool) -> str:

@@ -124,11 +124,6 @@ def _unsafe_tls(listener: _Listener) -> Iterator[str]:
             yield f"{name} is not true for `{listener.line}`: {why}"
     if listener.options.get("tls_version") != "tlsv1.3":
         yield f"tls_version of `{listener.line}` is not tlsv1.3: older versions are let in"
-    if "crlfile" in listener.options:
-        yield (
-            f"crlfile of `{listener.line}`: mosquitto lets nobody in once that list is out of date;"
-            " who is expelled loses all rights without it"
-        )
 
 
 def _has_tls(listener: _Listener) -> bool:

@@ -15,7 +15,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas.errors import first_problem
 from schemas.names import Name
-from server.cli import agents, events, policy, root_document
+from server.cli import (
+    agents,
+    apply,
+    broker,
+    doors,
+    events,
+    lockdown,
+    policy,
+    revoke,
+    root_document,
+    standing,
+    tokens,
+)
 from server.cli.console import (
     DEFAULT_SITE_DIR,
     SiteDir,
@@ -38,12 +50,19 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-broker_app = typer.Typer(help="The built-in MQTT broker.", no_args_is_help=True)
 app.add_typer(agents.app, name="agents")
+app.add_typer(doors.app, name="doors")
+app.add_typer(lockdown.app, name="lockdown")
+app.add_typer(revoke.app, name="revocations")
 app.add_typer(policy.app, name="policy")
+app.add_typer(tokens.app, name="tokens")
 app.add_typer(events.app, name="events")
 app.add_typer(root_document.app, name="root")
-app.add_typer(broker_app, name="broker")
+app.add_typer(broker.app, name="broker")
+doors.app.command("status")(standing.status)
+app.command("apply")(apply.apply)
+app.command("export")(apply.export)
+app.command("revoke")(revoke.revoke)
 
 
 def main() -> None:
@@ -155,9 +174,18 @@ def serve_command(
     port: Annotated[int | None, typer.Option(help="HTTP port; 0: any free one.")] = None,
     host: Annotated[str, typer.Option(help="Loopback only, for now.")] = "127.0.0.1",
     broker: Annotated[
-        str | None, typer.Option(help="`builtin`, or mqtt://host:port of your own broker.")
+        str | None, typer.Option(help="`builtin`, or mqtts://host:port of your own broker.")
     ] = None,
     broker_port: Annotated[int | None, typer.Option(help="Port of the built-in broker.")] = None,
+    broker_listen: Annotated[
+        str | None, typer.Option(help="Address of the built-in broker; loopback by default.")
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-loopback", help="The built-in broker without TLS and rights: for tests."
+        ),
+    ] = False,
     ask_kek: root_document.AskKek = False,
 ) -> None:
     """Run the server: broker, ingest of events, API and live page.
@@ -170,7 +198,13 @@ def serve_command(
             "from elsewhere, use a tunnel such as `ssh -L 8080:127.0.0.1:8080 HOST`"
         )
     site, config = the_site(site_dir)
-    given = {"port": port, "broker": broker, "broker_port": broker_port}
+    given = {
+        "port": port,
+        "broker": broker,
+        "broker_port": broker_port,
+        "broker_listen": broker_listen,
+        "insecure_loopback": insecure or None,
+    }
     try:
         config = ServerConfig.model_validate(
             {**config.model_dump(), **{k: v for k, v in given.items() if v is not None}}
@@ -194,27 +228,6 @@ async def _serve(site: Site, config: ServerConfig, environ: Mapping[str, str]) -
     try:
         await serve(site, config, environ, stop=stop_on_signals(), ready=ready)
     except (SiteError, BrokerUnavailable, DatabaseUnavailable) as error:
-        fail(str(error))
-
-
-@broker_app.command("run")
-def broker_run(
-    port: Annotated[int, typer.Option(help="On 127.0.0.1; 0: any free one.")] = 1883,
-) -> None:
-    """Run the built-in broker alone; use it with `ostiary serve --broker mqtt://127.0.0.1:1883`."""
-    configure_log()
-    run(_broker(port))
-
-
-async def _broker(port: int) -> None:
-    from server.app import stop_on_signals
-    from server.broker.builtin import BrokerUnavailable, builtin_broker
-
-    try:
-        async with builtin_broker(port) as bound:
-            err.print(f"Broker: mqtt://127.0.0.1:{bound}   stop: Ctrl-C")
-            await stop_on_signals().wait()
-    except BrokerUnavailable as error:
         fail(str(error))
 
 
