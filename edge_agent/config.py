@@ -184,6 +184,8 @@ def _settle(
             f"{state_dir / FILE}: is damaged ({first_problem(error)}); restore it from a backup, or"
             " remove it and enrol again"
         ) from None
+    except NotADirectoryError:
+        enrolled = None  # whoever needs the directory says that it is none
     except OSError as error:
         raise ConfigError(f"{state_dir / FILE}: can't be read: {error.strerror}") from None
     known = dict(enrolling or {})

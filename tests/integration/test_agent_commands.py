@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from edge_agent.app import opened
 from edge_agent.cli import app
+from edge_agent.config import load_config
 from server.site import create_site
 
 CONFIG = """\
@@ -17,7 +20,6 @@ site = "hq"
 agent = "front-agent"
 state_dir = "state"
 root = "root.json"
-policy = "policy.dsse"
 
 [[doors]]
 door = "front"
@@ -78,6 +80,28 @@ def test_a_state_directory_that_is_a_file_is_named(config):
 
 def test_status_before_the_first_run_says_that_there_was_none(config):
     assert "has never run" in said(agent("status", "--config", config))
+
+
+def test_status_says_what_the_doors_go_by(config):
+    asyncio.run(_let_it_hear(config))
+    status = json.loads(agent("status", "--json", "--config", config).stdout)
+    assert status["root_version"] == 1
+    assert status["policy_version"] is None
+    assert status["revocation"] == status["lockdown"] == status["command"] == 0
+    assert status["heartbeat_age_s"] is None
+    assert status["session"] is None, "it does not run"
+    assert status["certificate_until"] is None
+    shown = agent("status", "--config", config).stdout
+    assert "heartbeat age" in shown
+
+
+async def _let_it_hear(config):
+    async with opened(load_config(config, {})):
+        pass
+
+
+def test_a_door_without_a_certificate_is_told_to_enrol(config):
+    assert "ostiary-agent enrol" in said(agent("run", "--config", config))
 
 
 def test_the_version_is_that_of_the_package():
