@@ -12,11 +12,9 @@ import typer
 from schemas.command import Action
 from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, out
 from server.cli.remote import Refused, Url, remote
-from server.cli.standing import status
 from server.clock import SystemClock
 
 app = typer.Typer(help="The doors of the site.", no_args_is_help=True)
-app.command("status")(status)
 _SPAN = re.compile(r"([1-9][0-9]{0,4})(s|m|h)\Z")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
