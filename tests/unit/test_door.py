@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from edge_agent.core.door import (
+    MOST_PENDING,
     Emit,
     Grant,
     Granted,
@@ -321,3 +322,72 @@ def test_a_contact_that_could_not_be_read_at_the_start_is_believed_from_its_firs
     door = Bench(contact="fault")
     assert door.after(ContactClosed(), 1) == []
     assert door.after(ContactOpened(), 2) == ["door.opened nothing", "door.forced"]
+
+
+def test_an_unlocked_door_stays_free_when_a_release_ends():
+    door = Bench(DoorMode.UNLOCKED)
+    assert door.after(RexPressed(), 1) == ["rex.pressed"]
+    assert door.after(Tick(), 6) == []
+    assert door.state.released
+
+
+def test_a_lockdown_that_is_told_again_shuts_out_nobody_who_was_exempt_meanwhile():
+    door = Bench()
+    door.after(LOCKED_DOWN, 1)
+    door.after(LOCKED_DOWN, 3)
+    assert "release" in door.after(Granted(Grant("g1", None, None), asked_s=2), 4)
+
+
+def test_a_grant_from_just_when_the_door_was_shut_counts():
+    door = Bench()
+    door.after(LOCKED_DOWN, 1)
+    assert "release" in door.after(Granted(Grant("g1", None, None), asked_s=1), 2)
+
+
+def test_a_grant_from_before_the_door_was_unlocked_and_locked_counts():
+    door = Bench()
+    door.after(UNLOCKED, 2)
+    door.after(LOCKED, 3)
+    assert "release" in door.after(Granted(Grant("g1", None, None), asked_s=1), 4)
+
+
+def test_a_button_with_its_own_wire_excuses_in_a_lockdown_too():
+    door = Bench(settings=SETTINGS.model_copy(update={"rex_releases": False}))
+    door.after(RexPressed(), 1)
+    door.after(LOCKED_DOWN, 2)
+    assert door.after(ContactOpened(), 4) == ["door.opened rex"]
+
+
+def test_a_door_that_is_left_free_has_no_alarms():
+    door = Bench()
+    door.after(ContactOpened(), 1)
+    door.after(Tick(), 21)
+    assert door.after(UNLOCKED, 22) == [
+        "release",
+        "door.mode_changed policy",
+        "door.forced.cleared",
+        "door.held_prealarm.cleared",
+    ]
+
+
+def test_a_contact_that_says_the_same_again_says_nothing():
+    door = Bench()
+    assert door.after(ContactClosed(), 1) == []
+    door.after(ContactOpened(), 2)
+    assert door.after(ContactOpened(), 3) == []
+
+
+@pytest.mark.parametrize("reason", [GRANT, RexPressed()])
+def test_a_release_is_not_ended_by_a_door_that_only_shows_that_it_is_closed(reason):
+    door = Bench(contact="fault")
+    door.after(reason, 1)
+    assert door.after(ContactClosed(), 2) == []
+    assert door.state.released
+
+
+def test_of_too_many_grants_at_once_the_oldest_counts_as_not_taken():
+    door = Bench()
+    for number in range(MOST_PENDING):
+        assert "access.not_taken" not in door.after(GRANT, 1 + number / 100)
+    assert door.after(GRANT, 2) == ["access.not_taken"]
+    assert door.after(ContactOpened(), 3).count("access.taken") == MOST_PENDING
