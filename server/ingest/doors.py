@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.events import EventLine, event_name
+from schemas.names import SERVER
 from schemas.policy import DoorMode
 from server.clock import microseconds
 from server.ingest.heads import Row
@@ -51,7 +52,12 @@ class DoorState:
 def project(
     doors: dict[str, DoorState], agent: str, event: EventLine, position: int
 ) -> Iterator[DoorState]:
-    """The doors that `event` changes or makes known, as they are after it."""
+    """The doors that `event` changes or makes known, as they are after it.
+
+    The server speaks of doors, as where it sends a command, and for none.
+    """
+    if agent == SERVER:
+        return
     name = event_name(event.type)
     for door, said in _said(name, event.data):
         before = doors.get(door)
@@ -83,6 +89,8 @@ def takeovers(doors: Mapping[str, DoorState], rows: Iterable[Row]) -> Iterator[R
     that lies about its neighbour's door. So it must be seen.
     """
     for row in rows:
+        if row.source == SERVER:
+            continue
         event = row.link.event
         for door, _ in _said(event_name(event.type), event.data):
             before = doors.get(door)

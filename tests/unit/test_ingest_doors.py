@@ -130,3 +130,13 @@ def test_an_agent_can_not_fill_the_table_with_one_event():
     doors = Doors()
     doors.say("agent.started", doors={f"d{n}": "open" for n in range(150)})
     assert len(doors.states) == 64
+
+
+def test_the_server_speaks_of_doors_and_for_none():
+    doors = Doors()
+    doors.say("door.opened", door="front")
+    assert doors.say("command.sent", agent="server", door="front") == []
+    pen = doors.pens["server"]
+    link = parse_line(pen.write("command.sent", {"door": "front"}), pen.suite.digest)
+    assert not list(takeovers(doors.states, [Row("server", link, None)]))
+    assert doors.states["front"].agent == "front"
