@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
+from edge_agent.core.trusted_base import opened
 from edge_agent.core.trusted_state import TrustedState
 from edge_agent.fetching import Fetching
 from edge_agent.handover import Handover
@@ -36,7 +37,7 @@ from schemas.errors import (
     UnknownKey,
     WrongSession,
 )
-from schemas.statement import open_statement, parse_statement, payload_type
+from schemas.statement import parse_statement, payload_type
 from schemas.topics import (
     ACKNOWLEDGEMENT,
     CERTIFICATE,
@@ -224,8 +225,8 @@ class Inbox:
     async def _answer(self, envelope: bytes, refusal: SchemaError) -> None:
         """A command of the server's own gets its result though it came too late, once."""
         state = self._store.state
-        opened = open_envelope(envelope, state.ring, payload_type(COMMAND))
-        command = parse_statement(opened.payload, Command)
+        held = open_envelope(envelope, state.ring, payload_type(COMMAND))
+        command = parse_statement(held.payload, Command)
         if command.counter > max(state.command, self._answered):
             self._answered = command.counter
             draft = self._recorder.about_agent(
@@ -239,14 +240,8 @@ class Inbox:
             await self._recorder.record_soon([draft])
 
     async def _certificate(self, envelope: bytes) -> None:
-        state = self._store.state
-        certificate = open_statement(
-            envelope,
-            Certificate,
-            state.ring,
-            site=state.root.site,
-            audience=self._recorder.agent,
-            now=self._now(),
+        certificate = opened(
+            self._store.state, envelope, Certificate, self._recorder.agent, self._now()
         )
         await self._renewals.renewed(certificate)
         await self._changed("certificate.applied", until=certificate.until)
