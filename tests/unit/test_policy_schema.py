@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from datetime import date
+from datetime import date, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import ValidationError
 
-from schemas.policy import DoorSettings, Policy, Schedule, TimeRange, Window
+from schemas.policy import DoorSettings, Policy, PolicyCard, Schedule, TimeRange, Window
 from schemas.statement import open_statement, payload_type, sign_statement
 from tests.schema_cast import MOMENT, SUITES, signer_of, trust
 
 S = SUITES[1]
+DIGEST = "ab" * 32
 CARD = {"card": "0123456789abcdef", "person": "ada", "groups": ["staff"], "domains": ["front"]}
 
 
@@ -34,7 +36,8 @@ def policy(**changes):
             }
         },
         "rules": [{"group": "staff", "doors": ["front"], "schedule": "office"}],
-        "cards": [CARD],
+        "levels": 2,
+        "cards": {"00": DIGEST, "3f": DIGEST},
     } | changes
     return Policy.model_validate_json(json.dumps(members))
 
@@ -126,13 +129,16 @@ def test_any_other_time_zone_is_refused(zone):
     [
         {"rules": [{"group": "staff", "doors": ["front"], "schedule": "nights"}]},
         {"rules": [{"group": "staff", "doors": [], "schedule": "office"}]},
-        {"cards": [CARD, CARD | {"person": "bob"}]},
-        {"cards": [CARD | {"card": "0123456789ABCDEF"}]},
-        {"cards": [CARD | {"card": "0123456789abcde"}]},
-        {"cards": [CARD | {"state": "fine"}]},
-        {"cards": [CARD | {"valid_from": "2026-01-01T00:00:00"}]},
-        {"cards": [CARD | {"pin": "1234"}]},
-        {"revoked": ["all"]},
+        {"doors": {"front": {"domain": "front", "suite": "intl", "unlock_schedule": "nights"}}},
+        {"doors": {f"d{n}": {"domain": "front", "suite": "intl"} for n in range(65)}},
+        {"levels": 0},
+        {"levels": 3},
+        {"cards": {"40": DIGEST}},
+        {"cards": {"0": DIGEST}},
+        {"cards": {"3F": DIGEST}},
+        {"cards": {"00": DIGEST[1:]}},
+        {"cards": [CARD]},
+        {"revoked": []},
         {"counter": -1},
         {"doors": {"Front": {"domain": "front", "suite": "intl"}}},
         {"more": 1},
@@ -160,6 +166,10 @@ def test_a_policy_that_contradicts_itself_is_refused(changes):
         {"max_response_ms": 5001},
         {"grace_s": -1},
         {"grace_s": 10**30},
+        {"grace_s": 366 * 86_400 + 1},
+        {"unlock_schedule": "Office"},
+        {"areas": ["Lab"]},
+        {"areas": [f"a{n}" for n in range(17)]},
         {"mode": "accessed"},
         {"mode": "locked_open"},
         {"suite": "none"},
@@ -170,3 +180,44 @@ def test_a_policy_that_contradicts_itself_is_refused(changes):
 def test_a_door_setting_out_of_range_is_refused(setting):
     with pytest.raises(ValidationError):
         DoorSettings.model_validate({"domain": "front", "suite": "intl"} | setting)
+
+
+def card(**changes):
+    return PolicyCard.model_validate_json(json.dumps(CARD | changes), strict=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"card": "0123456789ABCDEF"},
+        {"card": "0123456789abcde"},
+        {"person": ""},
+        {"groups": ["Staff"]},
+        {"domains": ["front door"]},
+        {"group_ends": {"staff": "2026-01-01T00:00:00"}},
+        {"group_ends": {"Staff": "2026-01-01T00:00:00Z"}},
+        {"state": "fine"},
+        {"valid_from": "2026-01-01T00:00:00"},
+        {"offline": "yes"},
+        {"card_cleared": -1},
+        {"person_cleared": -1},
+        {"pin": "1234"},
+    ],
+    ids=str,
+)
+def test_a_card_of_another_form_is_refused(changes):
+    with pytest.raises(ValidationError):
+        card(**changes)
+
+
+def test_a_membership_ends_at_its_moment_and_the_others_do_not():
+    ends = {"guests": "2026-01-31T07:00:00.123456Z"}
+    held = card(groups=["staff", "guests"], group_ends=ends)
+    before = MOMENT - timedelta(microseconds=1)
+    assert held.groups_at(before) == {"staff", "guests"}
+    assert held.groups_at(MOMENT) == {"staff"}
+    assert held.groups_at(MOMENT.astimezone(ZoneInfo("Asia/Shanghai"))) == {"staff"}
+
+
+def test_an_end_of_a_membership_makes_no_member():
+    assert card(groups=[], group_ends={"guests": "2099-01-01T00:00:00Z"}).groups_at(MOMENT) == set()
