@@ -132,8 +132,9 @@ def number_of(of: Version | LogHead | None) -> int:
 def known_policy(state: TrustedState) -> int:
     """The newest policy in force or named."""
     named = 0 if state.heartbeat is None else number_of(state.heartbeat.policy)
-    binds = state.policy is not None and "policy" not in state.renewed
-    return max(named, state.policy.counter if state.policy is not None and binds else 0)
+    if state.policy is None or "policy" in state.renewed:
+        return named
+    return max(named, state.policy.counter)
 
 
 def known_sequence(state: TrustedState) -> int:

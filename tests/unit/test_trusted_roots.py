@@ -74,6 +74,8 @@ def test_a_fast_forward_by_a_stolen_policy_key_is_undone_by_a_new_one(state, cen
     state = after_root(state, centre.next_root("policy"))
     assert state.policy.counter == MAX_LEAP  # in force until there is another
     later = LATER + timedelta(seconds=30)
+    with pytest.raises(FastForward):
+        in_force(state, centre, MAX_LEAP + 1)
     same_number = Version(version=MAX_LEAP, hash=OTHER_HASH)
     assert lacks(heard(state, centre, later, policy=same_number)).policy
     named = heard(state, centre, later, policy=centre.policy_version(2))
