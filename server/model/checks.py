@@ -48,7 +48,7 @@ async def check_references(
 async def check_nesting(connection: AsyncConnection, objects: Mapping[str, Area]) -> None:
     """No area would lie in itself, or too deep. Raises InvalidModel."""
     rows = await connection.execute(select(areas.c.id, areas.c.parent))
-    parents: dict[str, str | None] = dict(rows.tuples().all())
+    parents: dict[str, str | None] = dict(rows.all())
     parents |= {key: body.parent for key, body in objects.items()}
     for area in [*objects, *parents]:
         try:

@@ -13,7 +13,7 @@ MAX_DEPTH = 16
 
 async def areas_around(connection: AsyncConnection) -> dict[str, tuple[str, ...]]:
     """Each area -> itself and those around it, from the innermost out."""
-    parents = dict((await connection.execute(select(areas.c.id, areas.c.parent))).tuples().all())
+    parents = dict((await connection.execute(select(areas.c.id, areas.c.parent))).all())
     return {area: path(area, parents) for area in parents}
 
 

@@ -63,7 +63,8 @@ async def agents_with_doors(connection: AsyncConnection) -> list[str]:
 async def served_doors(connection: AsyncConnection) -> list[tuple[str, str]]:
     """(door, agent) of every door that an agent serves, by door."""
     query = select(doors.c.id, doors.c.agent).where(doors.c.agent.is_not(None))
-    return list((await connection.execute(query.order_by(doors.c.id))).tuples())
+    rows = await connection.execute(query.order_by(doors.c.id))
+    return [(row.id, row.agent) for row in rows]
 
 
 async def touched_since(connection: AsyncConnection, revision: int) -> Touched:
