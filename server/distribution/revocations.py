@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -51,6 +51,10 @@ Publish = Callable[[str, bytes, bool], Awaitable[None]]
 """(topic, payload, retain); raises ConnectionError while there is no broker."""
 
 log = structlog.get_logger(__name__)
+
+
+class Stopped(Exception):
+    """The log's writer has ended; asking the next one again is safe."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class Revocations:
         self._messages, self._publish, self._clock = messages, publish, clock
         self._announced, self._alarm = announced, alarm
         self._ends = rows.Ends(LogHead(), LogHead(), 0)
-        self._unsure = False
+        self._unsure = self._stopped = False
         self._asked: deque[_Asked] = deque()
         self._reported: dict[str, LogHead] = {}
         self._work = asyncio.Event()
@@ -124,9 +128,14 @@ class Revocations:
 
     async def run(self) -> None:
         """Write what is asked for and tell it, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._write_stage())
-            group.create_task(self._speak_stage())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._write_stage())
+                group.create_task(self._speak_stage())
+        finally:
+            self._stopped = True
+            _give_up(self._asked)
+            self._asked.clear()
 
     async def revoke(
         self, kind: RevokedKind, subject: str, reason: RevocationReason, by: str
@@ -134,13 +143,18 @@ class Revocations:
         """Deny a card, a person or a key version; durable when this returns, and on its way.
 
         Who is denied already for the same reason gets no second entry, but the one that stands.
-        Raises ValueError if `subject` does not name one of its kind, or what the database raises.
+        Raises ValueError if `subject` does not name one of its kind, or what `revoke_all` raises.
         """
         (revoked,) = await self.revoke_all([Subject(kind, subject, reason)], by)
         return revoked.entry
 
     async def revoke_all(self, subjects: Sequence[Subject], by: str) -> list[Revoked]:
-        """As `revoke`, for many in one transaction, in their order."""
+        """As `revoke`, for many in one transaction, in their order.
+
+        Raises what the database raises, or Stopped: what is asked for may then be done or not.
+        """
+        if self._stopped:
+            raise Stopped
         answer: asyncio.Future[list[Revoked]] = asyncio.get_running_loop().create_future()
         self._asked.append(_Asked(subjects, by, answer))
         self._work.set()
@@ -218,8 +232,7 @@ class Revocations:
                     asked.answer.set_exception(error)
             return
         except BaseException:
-            for asked in batch:
-                asked.answer.cancel()
+            _give_up(batch)
             raise
         self._unsure = False
         for entry, digest in added:
@@ -379,3 +392,9 @@ def _about(entry: RevocationEntry) -> str:
     if entry.kind == "key-version":
         return f"domains/{entry.subject.rpartition('/')[0]}"
     return f"{entry.kind}s/{entry.subject}"
+
+
+def _give_up(asked: Iterable[_Asked]) -> None:
+    for each in asked:
+        if not each.answer.done():
+            each.answer.set_exception(Stopped())

@@ -13,7 +13,7 @@ from schemas.errors import BrokenLog
 from schemas.revocation import MAX_ENTRIES, Denied, RevocationReason, read_denied
 from schemas.versions import LogHead
 from server.distribution.revocation_messages import cut
-from server.distribution.revocations import BASE_INTERVAL_S, MARGIN, MAX_SKIPPED, Subject
+from server.distribution.revocations import BASE_INTERVAL_S, MARGIN, MAX_SKIPPED, Stopped, Subject
 from server.store.distribution_tables import revocations as table
 from server.store.model_tables import cards, persons
 from tests.orders_rig import MOMENT, Orders, orders, running
@@ -341,3 +341,17 @@ async def test_a_revocation_that_nobody_waits_for_any_more_stands_all_the_same(s
         await asking
     assert (await site.revocations.revoke("card", card(1), LOST, "li")).sequence == 1
     assert site.revocations.head.sequence == 1
+
+
+async def test_nobody_waits_for_a_writer_that_has_ended(tmp_path):
+    async with orders(tmp_path) as site:
+        asking = asyncio.create_task(site.revocations.revoke("card", card(1), LOST, "li"))
+        await asyncio.sleep(0)
+        writer = asyncio.create_task(site.revocations.run())
+        await asyncio.sleep(0)
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+        with pytest.raises(Stopped):
+            await asking
+        with pytest.raises(Stopped):
+            await site.revocations.revoke("card", card(1), LOST, "li")
