@@ -18,14 +18,23 @@ from collections.abc import Callable
 from pydantic import ValidationError
 
 from schemas.acknowledgement import Acknowledgement
+from schemas.card_chunks import check_leaf, find_card, read_index, slots, write_index, write_leaf
 from schemas.chain import EVENTS_TYPE, join_lines, parse_line, split_lines
+from schemas.command import Action, Command
+from schemas.enrolment import Claim, Enrolment, Renewal
 from schemas.envelope import TrustedKey, open_envelope, seal_envelope
 from schemas.errors import SchemaError
+from schemas.heartbeat import Heartbeat
+from schemas.lockdown import Lockdowns
 from schemas.policy import Policy
-from schemas.root import Root
+from schemas.report import Pull, Report
+from schemas.revocation import Revocation, RevocationSnapshot, read_denied
+from schemas.root import Root, open_first_root, open_next_root
 from schemas.sealed import seal_secret, unseal_secret
 from schemas.statement import Statement, open_statement, payload_type, sign_statement
 from schemas.topics import parse_up
+from schemas.versions import LogHead, Version
+from tests.centre import DOOR, NOW, SESSION, Centre, card, lockdown, payload
 from tests.schema_cast import (
     CHAIN,
     CURVES,
@@ -41,7 +50,14 @@ from tests.schema_cast import (
 
 SUITE = P256.suite
 SIGNER = signer_of(SUITE, "fuzzer")
-PURPOSES = (EVENTS_TYPE, payload_type("acknowledgement"), payload_type("policy"))
+STATEMENTS: tuple[type[Statement], ...] = (
+    *(Acknowledgement, Command, Enrolment, Heartbeat, Lockdowns, Policy, Pull, Renewal, Report),
+    *(Revocation, RevocationSnapshot, Root),
+)
+PURPOSES = (
+    EVENTS_TYPE,
+    *(payload_type(each.model_fields["purpose"].default) for each in STATEMENTS),
+)
 
 
 class TrustAll:
@@ -55,6 +71,14 @@ RING = trust(SUITE, "fuzzer", *PURPOSES)
 OPEN_RING = {SIGNER.keyid: TrustedKey(TrustAll(), "fuzzer", frozenset(PURPOSES))}  # type: ignore[arg-type]
 
 LINES = chain_of(SUITE, 3)
+CENTRE = Centre(agent="door")
+CENTRE.revoke("card", "0123456789abcdef")
+CENTRE.revoke("key-version", "front/2")
+LEAF = write_leaf([card(0, valid_from=MOMENT, group_ends={"staff": MOMENT}, offline=True)])
+PLACE = slots("00" * 8)[:1]
+INDEX = write_index({"00": "ab" * 32, "3f": "cd" * 32})
+DENIED = next(iter(CENTRE.snapshot()[1].values()))
+CLAIM = Claim(host="127.0.0.1", port=8443, agent="door", secret=bytes(15), root="ab" * 32)
 POLICY = {
     "site": "demo",
     "audience": "all",
@@ -69,8 +93,8 @@ POLICY = {
         }
     },
     "rules": [{"group": "staff", "doors": ["front"], "schedule": "office"}],
-    "cards": [{"card": "0123456789abcdef", "person": "ada", "valid_from": MOMENT.isoformat()}],
-    "revoked": ["fedcba9876543210"],
+    "levels": 2,
+    "cards": {"00": "ab" * 32},
 }
 ACKNOWLEDGEMENT = Acknowledgement(
     site="demo",
@@ -81,28 +105,47 @@ ACKNOWLEDGEMENT = Acknowledgement(
     sequence=7,
     hash="a" * 64,
 )
-ROOT = {
-    "site": "demo",
-    "version": 1,
-    "suite": "intl",
-    "keys": {SIGNER.keyid: SIGNER.key.public.point.hex()},
-    "roles": {"policy": [SIGNER.keyid], "online": [SIGNER.keyid]},
-}
+SAID = {"site": "demo", "audience": "door", "issued": MOMENT, "counter": 1}
+REPORT = Report.model_validate(
+    SAID
+    | {
+        "session": SESSION,
+        "root": 1,
+        "policy": Version(version=1, hash="ab" * 32),
+        "revocation": LogHead(),
+        "lockdown": 0,
+        "command": 0,
+        "chain": CHAIN,
+        "waiting": 3,
+        "doors": {DOOR: {"contact": "closed", "mode": "locked", "freshness": "fresh"}},
+        "clock": {"status": "synced"},
+        "version": "1",
+    }
+)
+PULL = Pull.model_validate(SAID | {"session": SESSION, "root_after": 1, "chunks": ("ab" * 32,)})
+PEM = "-----BEGIN CERTIFICATE REQUEST-----\nAA==\n-----END CERTIFICATE REQUEST-----\n"
+RENEWAL = Renewal.model_validate(SAID | {"csr": PEM})
+ENROLMENT = Enrolment.model_validate(
+    SAID
+    | {
+        "agent": "door",
+        "suite": "intl",
+        "public_key": SIGNER.key.public.point.hex(),
+        "csr": PEM,
+        "chain": CHAIN,
+    }
+)
 KEK = bytes(32)
 MESSAGE = b"message"
 
 
 def _open(data: bytes, model: type[Statement]) -> None:
-    open_statement(data, model, OPEN_RING, site="demo", audience="door", now=MOMENT)
+    open_statement(data, model, OPEN_RING, site="demo", audience="door", now=NOW)
 
 
 def _open_signed(payload: bytes, model: type[Statement]) -> None:
     purpose: str = model.model_fields["purpose"].default
     _open(seal_envelope(payload_type(purpose), payload, [SIGNER]), model)
-
-
-def _topic(data: bytes) -> None:
-    parse_up(data.decode(errors="surrogateescape"))
 
 
 def _signature(curve: Curve) -> tuple[Callable[[bytes], object], list[bytes]]:
@@ -113,6 +156,26 @@ def _signature(curve: Curve) -> tuple[Callable[[bytes], object], list[bytes]]:
 def _point(data: bytes) -> None:
     for curve in CURVES:
         curve.suite.public_key(data)
+
+
+def _text(parse: Callable[[str], object]) -> Callable[[bytes], object]:
+    return lambda data: parse(data.decode(errors="surrogateescape"))
+
+
+def _leaf(data: bytes) -> None:
+    check_leaf(data, PLACE)
+    find_card(data, "00" * 8)
+
+
+def _statement(
+    model: type[Statement], seed: bytes
+) -> tuple[Callable[[bytes], object], list[bytes]]:
+    return lambda data: _open_signed(data, model), [seed]
+
+
+def _log(data: bytes) -> None:
+    message = Revocation.model_validate_json(data)
+    message.after(CENTRE.heads[1], SUITE.digest)
 
 
 TARGETS: dict[str, tuple[Callable[[bytes], object], list[bytes]]] = {
@@ -135,8 +198,30 @@ TARGETS: dict[str, tuple[Callable[[bytes], object], list[bytes]]] = {
         [json.dumps({"purpose": "policy"} | POLICY).encode()],
     ),
     "policy": (Policy.model_validate_json, [json.dumps(POLICY).encode()]),
-    "root": (lambda data: Root.model_validate_json(data).key_ring(), [json.dumps(ROOT).encode()]),
-    "topic": (_topic, [b"ostiary/demo/up/front-agent/events"]),
+    "root": (
+        lambda data: Root.model_validate_json(data).key_ring(),
+        [CENTRE.keys.root.model_dump_json().encode()],
+    ),
+    "first root": (open_first_root, [CENTRE.keys.root_envelope]),
+    "next root": (
+        lambda data: open_next_root(data, CENTRE.keys.root),
+        [CENTRE.keys.root_envelope],
+    ),
+    "heartbeat": _statement(Heartbeat, payload(CENTRE.heartbeat(key_floors={DOOR: 2}))),
+    "revocation": _statement(Revocation, payload(CENTRE.log_after(0))),
+    "log": (_log, [payload(CENTRE.log_after(0))]),
+    "snapshot": _statement(RevocationSnapshot, payload(CENTRE.snapshot()[0])),
+    "denied": (read_denied, [DENIED]),
+    "lockdowns": _statement(Lockdowns, payload(CENTRE.lockdowns(1, lockdown(exempt=("guards",))))),
+    "command": _statement(Command, payload(CENTRE.command(1, Action.UNLOCK))),
+    "report": _statement(Report, REPORT.model_dump_json().encode()),
+    "pull": _statement(Pull, PULL.model_dump_json().encode()),
+    "enrolment": _statement(Enrolment, ENROLMENT.model_dump_json().encode()),
+    "renewal": _statement(Renewal, RENEWAL.model_dump_json().encode()),
+    "leaf": (_leaf, [LEAF]),
+    "index": (read_index, [INDEX]),
+    "claim": (_text(Claim.parse), [CLAIM.code.encode()]),
+    "topic": (_text(parse_up), [b"ostiary/demo/up/front-agent/events"]),
     "SM2 signature": _signature(OPENSSL),
     "P-256 signature": _signature(P256),
     "point": (_point, [key_of(c.suite, "fuzzer").public.point for c in CURVES]),

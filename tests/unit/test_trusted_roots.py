@@ -19,6 +19,7 @@ from edge_agent.core.trusted_state import (
     lacks,
 )
 from schemas.errors import (
+    FastForward,
     Rollback,
     UnknownKey,
 )
