@@ -22,7 +22,7 @@ from schemas.card_chunks import check_leaf, find_card, read_index, slots, write_
 from schemas.chain import EVENTS_TYPE, join_lines, parse_line, split_lines
 from schemas.command import Action, Command
 from schemas.enrolment import Claim, Enrolment, Renewal
-from schemas.envelope import TrustedKey, open_envelope, seal_envelope
+from schemas.envelope import TrustedKey, envelope_json, open_envelope, seal_envelope
 from schemas.errors import SchemaError
 from schemas.heartbeat import Heartbeat
 from schemas.lockdown import Lockdowns
@@ -145,7 +145,7 @@ def _open(data: bytes, model: type[Statement]) -> None:
 
 def _open_signed(payload: bytes, model: type[Statement]) -> None:
     purpose: str = model.model_fields["purpose"].default
-    _open(seal_envelope(payload_type(purpose), payload, [SIGNER]), model)
+    _open(envelope_json(payload_type(purpose), payload, [(SIGNER.keyid, b"any")]), model)
 
 
 def _signature(curve: Curve) -> tuple[Callable[[bytes], object], list[bytes]]:

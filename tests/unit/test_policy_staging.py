@@ -137,6 +137,15 @@ async def test_what_a_crash_kept_from_being_deleted_goes_at_the_next_start(
         assert store.find(CARDS[0].card).card == CARDS[0]
 
 
+async def test_chunks_alone_are_not_synced_one_by_one_and_all_else_is(open_store, centre):
+    def synced(database):
+        return database.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+    async with open_store() as store:
+        await bring(store, centre.policy(1, CARDS), only=1)
+        assert await store._writer.run(synced)
+
+
 async def test_a_chunk_that_nobody_asked_for_is_refused(open_store, centre, tmp_path):
     stray = write_leaf([card(99)])
     async with open_store() as store:
