@@ -89,6 +89,10 @@ class TlsMosquitto(Mosquitto):
         self._issuer = authority
         self._agents: list[str] = []
 
+    def file(self, name: str) -> Path:
+        """One of those that it was set up with."""
+        return self._directory / name
+
     def admit_before_start(self, *agents: str) -> None:
         self._agents += agents
 

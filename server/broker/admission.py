@@ -84,7 +84,10 @@ class Admission:
         """Whether the name is one that was let in, and the certificate not taken back."""
         if who is None or who.serial in self._revoked:
             return False
-        return self._known(who.name) or (self.refresh() and self.admits(who))
+        return who.name in self._agents or who.name in (
+            server_id(self._site),
+            checker_id(self._site),
+        )
 
     def rules(self, who: Subject | None, client_id: str) -> Grant | None:
         """By the subject alone, which has to be the client id too."""
@@ -111,9 +114,6 @@ class Admission:
             log.error("admission_unreadable", why=str(error))
             return False
         return True
-
-    def _known(self, name: str) -> bool:
-        return name in self._agents or name in (server_id(self._site), checker_id(self._site))
 
     def _stamps(self) -> tuple[tuple[int, int] | None, ...]:
         return tuple(_stamp(file) for file in (*self._files, self._crl))

@@ -190,6 +190,7 @@ class GuardedBroker(Broker):  # type: ignore[misc]
     ) -> None:
         """Serve one connection to its end."""
         connection = Outbound(writer)
+        self.refresh()
         if len(self._connections) >= MOST_CONNECTIONS or not self._entry.admits(connection.who):
             connection.abort()
             return
