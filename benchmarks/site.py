@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.load import SITE, Load
 from edge_agent.demo.building import healthy
-from edge_agent.demo.mosquitto import mosquitto_command
+from edge_agent.demo.mosquitto import open_mosquitto
 from edge_agent.demo.processes import Child, command, free_port, listens, run, until
 
 
@@ -20,7 +20,7 @@ from edge_agent.demo.processes import Child, command, free_port, listens, run, u
 async def mosquitto(folder: Path) -> AsyncIterator[int]:
     """A mosquitto on a free port."""
     port = free_port()
-    broker = Child("mosquitto", mosquitto_command(folder, port), folder / "mosquitto.log")
+    broker = Child("mosquitto", open_mosquitto(folder, port), folder / "mosquitto.log")
     async with _running(broker, lambda: listens(port)):
         yield port
 

@@ -1,6 +1,7 @@
 """A site of real processes in one folder: broker, server, and an agent a door.
 
-Everything is done through the commands a person would type; nothing reaches into the server.
+Everything goes through what an installer and an operator use: the commands, and the server's API.
+Nothing reaches into the server.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import secrets
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import httpx
 
-from edge_agent.demo.cast import CAST, policy_for
+from edge_agent.demo.cast import CAST, REVOKED, site_document
 from edge_agent.demo.forgery import copied_card
-from edge_agent.demo.mosquitto import mosquitto_command
+from edge_agent.demo.mosquitto import guarded_mosquitto
+from edge_agent.demo.office import Office
 from edge_agent.demo.processes import (
     READY_S,
     Child,
@@ -39,15 +42,7 @@ SITE = "demo"
 BrokerKind = Literal["builtin", "mosquitto"]
 
 _AGENT_TOML = """\
-site = "{site}"
-agent = "{agent}"
 state_dir = "state"
-root = "../../site/root.json"
-policy = "policy.dsse"
-
-[broker]
-host = "127.0.0.1"
-port = {broker_port}
 
 [[doors]]
 door = "{door}"
@@ -66,6 +61,7 @@ class Building:
     broker_kind: BrokerKind = "builtin"
     port: int = field(default_factory=free_port)
     broker_port: int = field(default_factory=free_port)
+    enrol_port: int = field(default_factory=free_port)
     children: dict[str, Child] = field(default_factory=dict)
     cards: dict[str, VirtualCard] = field(default_factory=dict)
     _in_hand: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
@@ -74,6 +70,11 @@ class Building:
     def url(self) -> str:
         """Where the live page and the API are."""
         return f"http://127.0.0.1:{self.port}/"
+
+    @cached_property
+    def office(self) -> Office:
+        """The operator: speaks to the server as `ostiary` does, once it runs."""
+        return Office(self.url, self.site)
 
     @property
     def site(self) -> Path:
@@ -98,30 +99,32 @@ class Building:
             return await doorway.tap(self.cards[name])
 
     async def set_up(self) -> None:
-        """Make the site, enrol the agents, bind the cards, sign the policies. Starts nothing."""
-        await run(
-            command("ostiary", "init", "--site", SITE, "--suite", self.suite, "--dir", self.site)
-        )
-        await asyncio.gather(*(self._identify(door) for door in self.doors))
-        await asyncio.gather(
-            *(self._ostiary("agents", "add", "--yes", self._identity(door)) for door in self.doors)
-        )
-        await self._make_cards()
-        await asyncio.gather(*(self._bind_cards(door) for door in self.doors))
-        policy = self.folder / "policy.json"
-        policy.write_text(json.dumps(policy_for(self.doors, self.suite, datetime.now(UTC))))
-        await asyncio.gather(*(self._sign(policy, door) for door in self.doors))
+        """Make the site, start broker and server, enrol the agents, bind the cards.
 
-    async def _sign(self, policy: Path, door: str) -> None:
-        signed = self.config(door).parent / "policy.dsse"
-        agent = self.agent(door)
-        await self._ostiary("policy", "sign", policy, "--agent", agent, "--out", signed)
+        The agents do not run yet.
+        """
+        folder = self.folder / "root-keys"
+        await run(
+            command(
+                *("ostiary", "init", "--site", SITE, "--suite", self.suite, "--dir", self.site),
+                *("--root-keys", folder),
+            )
+        )
+        await asyncio.gather(self._serve(), self._make_cards())
+        document = site_document(self.doors, self.agent, datetime.now(UTC))
+        await self.office.apply(document)
+        await asyncio.gather(*(self._enrol(door) for door in self.doors))
+        await self.office.revoke(REVOKED.serial.hex(), "revoked")
+        await asyncio.gather(*(self._bind_cards(door) for door in self.doors))
+
+    async def _serve(self) -> None:
+        await self.start_broker()
+        await self.start_server()
 
     async def start(self) -> None:
-        """Start every process and return when the doors are ready and the server answers."""
-        await self.start_broker()
-        # side by side: a door needs no server
-        await asyncio.gather(self.start_server(), *(self.start_agent(door) for door in self.doors))
+        """Start the agents; return when every door has its policy, and all that was decided."""
+        await asyncio.gather(*(self.start_agent(door) for door in self.doors))
+        await self.office.converged()
 
     async def stop(self) -> None:
         """End every process."""
@@ -135,21 +138,25 @@ class Building:
     async def start_broker(self) -> None:
         """The built-in broker or mosquitto, alone in a process."""
         if self.broker_kind == "mosquitto":
-            arguments = mosquitto_command(self.folder, self.broker_port)
+            arguments = await guarded_mosquitto(self.site, self.broker_port)
         else:
-            arguments = command("ostiary", "broker", "run", "--port", str(self.broker_port))
+            arguments = command(
+                *("ostiary", "broker", "run", "--site-dir", self.site),
+                *("--port", str(self.broker_port)),
+            )
         broker = await self._start("broker", arguments)
         await until(broker, lambda: listens(self.broker_port))
 
     async def start_server(self) -> None:
         """`ostiary serve` on this building's site."""
-        broker = f"mqtt://127.0.0.1:{self.broker_port}"
-        port = str(self.port)
         server = await self._start(
             "server",
             command(
-                "ostiary", "serve", "--site-dir", self.site, "--port", port, "--broker", broker
+                *("ostiary", "serve", "--site-dir", self.site, "--port", str(self.port)),
+                *("--broker", f"mqtts://localhost:{self.broker_port}"),
             ),
+            OSTIARY_BROKER_RIGHTS="mosquitto" if self.broker_kind == "mosquitto" else "file",
+            OSTIARY_ENROL_PORT=str(self.enrol_port),
         )
         await until(server, lambda: healthy(self.url))
 
@@ -172,29 +179,27 @@ class Building:
         """What a process printed: `broker`, `server` or a door."""
         return self.folder / "logs" / f"{name}.log"
 
-    async def _start(self, name: str, arguments: list[str]) -> Child:
+    async def _start(self, name: str, arguments: list[str], **environment: str) -> Child:
         self.log(name).parent.mkdir(exist_ok=True)
-        child = Child(name, arguments, self.log(name))
+        child = Child(name, arguments, self.log(name), environment)
         self.children[name] = child
         await child.start()
         return child
 
-    async def _ostiary(self, *arguments: str | Path) -> str:
-        return await run(command("ostiary", *arguments, "--site-dir", self.site))
-
-    def _identity(self, door: str) -> Path:
-        return self.config(door).parent / "identity.json"
-
-    async def _identify(self, door: str) -> None:
-        configuration = self.config(door)
+    async def _enrol(self, door: str) -> None:
+        """Claim, enrol and approve: the device makes its keys, the operator compares them."""
+        agent, configuration = self.agent(door), self.config(door)
         configuration.parent.mkdir(parents=True)
-        configuration.write_text(
-            _AGENT_TOML.format(
-                site=SITE, agent=self.agent(door), broker_port=self.broker_port, door=door
-            )
+        configuration.write_text(_AGENT_TOML.format(door=door))
+        claim = await self.office.claim(agent)
+        enrolling = asyncio.create_task(
+            run(command("ostiary-agent", "enrol", claim, "--config", configuration))
         )
-        identity = await run(command("ostiary-agent", "identity", "--config", configuration))
-        self._identity(door).write_text(identity)
+        try:
+            await self.office.approve(agent, enrolling)
+            await enrolling
+        finally:
+            enrolling.cancel()
 
     async def _make_cards(self) -> None:
         folder = self.folder / "cards"

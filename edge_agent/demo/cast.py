@@ -1,4 +1,4 @@
-"""Who walks through the demo, what each carries, and what the policy says of them.
+"""Who walks through the demo, what each carries, and what the site's model says of them.
 
 Every denial reason a door can give today has its person; the copied card has the right serial and
 no keys.
@@ -6,6 +6,7 @@ no keys.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
@@ -65,49 +66,49 @@ def guest_list(taps: int, random: Random) -> list[Person]:
     return guests
 
 
-def policy_for(doors: list[str], suite: str, now: datetime) -> dict[str, Any]:
-    """The policy document that `ostiary policy sign` takes, the same for every door."""
+REVOKED = next(person for person in CAST if person.expected == "card_revoked")
+LEAVERS = tuple(_serial(100 + number) for number in range(20))
+"""Cards that are revoked while people walk, one after another."""
+
+
+def site_document(doors: list[str], agent: Callable[[str], str], now: datetime) -> dict[str, Any]:
+    """The whole site as `ostiary apply` takes it; `agent` names the agent that serves a door."""
     tomorrow = (now + timedelta(days=1)).isoformat()
     yesterday = (now - timedelta(days=1)).isoformat()
+    in_groups: dict[str, list[str]] = {"dana": ["visitors"], "emil": []}
     special: dict[str, dict[str, Any]] = {
         "fatima": {"state": "suspended"},
         "goran": {"valid_until": yesterday},
         "hana": {"valid_from": tomorrow},
         "jun": {"state": "lost"},
-        "dana": {"groups": ["visitors"]},
-        "emil": {"groups": []},
     }
-    cards = [
-        {
-            "card": person.serial.hex(),
-            "person": person.name,
-            "groups": ["staff"],
-            "domains": doors if person.bound else [],
-        }
-        | special.get(person.name, {})
-        for person in CAST
-        if person.copies is None and person.name != "stranger"
-    ]
+    holders = [p for p in CAST if p.copies is None and p.name != "stranger"]
+    leavers = {f"leaver-{number}": serial for number, serial in enumerate(LEAVERS, 1)}
     return {
-        "timezone": "UTC",
+        "schedules": {
+            "always": {"windows": [{"start": "00:00", "end": "24:00", "days": ALL_WEEK}]},
+            "never": {},
+        },
+        "areas": {"inside": {}},
         "doors": {
             door: {
-                "domain": door,
-                "suite": suite,
-                "strike_release_s": 2.0,
-                "held_prealarm_s": 2.0,
-                "held_after_s": 3.0,
+                "agent": agent(door),
+                "area": "inside",
+                "settings": {
+                    "strike_release_s": 2.0,
+                    "held_prealarm_s": 2.0,
+                    "held_after_s": 3.0,
+                },
             }
             for door in doors
         },
-        "schedules": {
-            "always": {"windows": [{"start": "00:00", "end": "24:00", "days": ALL_WEEK}]},
-            "never": {"windows": []},
+        "groups": {"staff": {}, "visitors": {}},
+        "persons": {p.name: {"groups": in_groups.get(p.name, ["staff"])} for p in holders}
+        | {name: {"groups": ["staff"]} for name in leavers},
+        "cards": {p.serial.hex(): {"person": p.name} | special.get(p.name, {}) for p in holders}
+        | {serial.hex(): {"person": name} for name, serial in leavers.items()},
+        "rules": {
+            "staff": {"group": "staff", "areas": ["inside"], "schedule": "always"},
+            "visitors": {"group": "visitors", "areas": ["inside"], "schedule": "never"},
         },
-        "rules": [
-            {"group": "staff", "doors": doors, "schedule": "always"},
-            {"group": "visitors", "doors": doors, "schedule": "never"},
-        ],
-        "cards": cards,
-        "revoked": [p.serial.hex() for p in CAST if p.expected == "card_revoked"],
     }

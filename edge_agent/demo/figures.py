@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -54,6 +54,9 @@ class Figures:
     duplicated: int
     tap_to_strike_ms: Percentiles
     event_to_commit_ms: Percentiles
+    revocations: int
+    revocation_ms: Percentiles
+    """From the operator's order to the last door's receipt in the store."""
 
     def to_json(self) -> str:
         """One line."""
@@ -128,6 +131,33 @@ def commit_latencies(events: Sequence[Event]) -> list[float]:
 
 def _milliseconds(start: str, end: str) -> float:
     return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds() * 1000
+
+
+def revocation_latencies(events: Sequence[Event], cards: Collection[str]) -> list[float]:
+    """Milliseconds from the order to revoke one of `cards` to the commit of the last receipt.
+
+    A receipt covers all entries up to its own. One that a door never gave makes no latency.
+    """
+    receipts: dict[str, list[tuple[int, str]]] = {}
+    for event in events:
+        if event_name(event["type"]) == "revocation.applied":
+            receipt = (int(event["data"]["sequence"]), event["recordedtime"])
+            receipts.setdefault(event["source"], []).append(receipt)
+    latencies = []
+    for event in events:
+        if event_name(event["type"]) != "revocation.requested":
+            continue
+        if event["data"]["subject"] not in cards:
+            continue
+        wanted = int(event["data"]["sequence"])
+        firsts = [
+            min((time for sequence, time in of if sequence >= wanted), default=None)
+            for of in receipts.values()
+        ]
+        times = [time for time in firsts if time is not None]
+        if times and len(times) == len(firsts):
+            latencies.append(_milliseconds(event["time"], max(times)))
+    return latencies
 
 
 def strike_latencies(logs: Iterable[Path]) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from edge_agent.demo.processes import ProcessFailed
+from edge_agent.demo.processes import ProcessFailed, command, run
 
 _PLACES = "/usr/sbin:/usr/local/sbin:/usr/bin:/opt/homebrew/sbin"
 _CONFIGURATION = """\
@@ -19,11 +19,33 @@ log_type error
 """
 
 
-def mosquitto_command(folder: Path, port: int) -> list[str]:
-    """What starts it on a loopback port, configured in `folder`. Raises ProcessFailed."""
+async def guarded_mosquitto(site: Path, port: int) -> list[str]:
+    """What starts it as `ostiary broker config mosquitto` sets it up: certificates and rights.
+
+    Raises ProcessFailed.
+    """
+    program = _program()
+    await run(
+        command(
+            *("ostiary", "broker", "config", "mosquitto", "--site-dir", site),
+            *("--port", str(port)),
+        )
+    )
+    return [program, "-c", str(site / "mosquitto" / "mosquitto.conf")]
+
+
+def open_mosquitto(folder: Path, port: int) -> list[str]:
+    """What starts it on loopback for whoever is there: to measure without TLS.
+
+    Raises ProcessFailed.
+    """
+    configuration = folder / "mosquitto.conf"
+    configuration.write_text(_CONFIGURATION.format(port=port))
+    return [_program(), "-c", str(configuration)]
+
+
+def _program() -> str:
     program = shutil.which("mosquitto", path=_PLACES)
     if program is None:
         raise ProcessFailed("mosquitto is not installed; on Debian: apt-get install mosquitto")
-    configuration = folder / "mosquitto.conf"
-    configuration.write_text(_CONFIGURATION.format(port=port))
-    return [program, "-c", str(configuration)]
+    return program

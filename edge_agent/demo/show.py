@@ -15,7 +15,7 @@ from rich.live import Live
 
 from edge_agent.demo import figures
 from edge_agent.demo.building import SITE, Building
-from edge_agent.demo.cast import Person, guest_list
+from edge_agent.demo.cast import LEAVERS, Person, guest_list
 from edge_agent.demo.figures import Figures, Percentiles
 from edge_agent.demo.processes import ProcessFailed, command, run
 from edge_agent.demo.street import Tally, stand_at
@@ -40,9 +40,9 @@ async def run_demo(
 ) -> Figures:
     """The whole demo; every process is ended before it returns or raises ProcessFailed."""
     try:
-        with console.status("Setting up the site, its doors and cards ..."):
+        with console.status("Setting up the site: server, broker, doors, cards ..."):
             await building.set_up()
-        with console.status("Starting broker, server and doors ..."):
+        with console.status("Starting the doors ..."):
             await building.start()
         if not console.is_terminal:  # a terminal sees it in the picture
             console.print(f"Live page: {building.url}", highlight=False)
@@ -90,17 +90,31 @@ async def _perform(
     pause_s: float,
 ) -> dict[str, tuple[str, int]]:
     guests = _guests(taps, random)
-    async with asyncio.TaskGroup() as doors:
-        for door in building.doors:
-            doors.create_task(
-                stand_at(
-                    building.doorway(door), building.tap, guests, random, tally, pause_s=pause_s
+    dismissing = asyncio.create_task(_dismiss(building, pause_s))
+    try:
+        async with asyncio.TaskGroup() as doors:
+            for door in building.doors:
+                doors.create_task(
+                    stand_at(
+                        building.doorway(door), building.tap, guests, random, tally, pause_s=pause_s
+                    )
                 )
-            )
+    finally:
+        if not leave:
+            dismissing.cancel()
+    if leave:
+        await dismissing
     recorded = await settled(building)
     if not leave:
         await asyncio.Event().wait()  # until Ctrl-C
     return recorded
+
+
+async def _dismiss(building: Building, pause_s: float) -> None:
+    """Revoke one card after another while people walk."""
+    for card in LEAVERS:
+        await asyncio.sleep(pause_s)
+        await building.office.revoke(card.hex(), "left")
 
 
 def _guests(taps: int | None, random: Random) -> Iterator[Person]:
@@ -151,6 +165,7 @@ async def _count(
         await run(command("ostiary", "events", "verify", "--json", "--site-dir", building.site))
     )
     logs = [building.log(door) for door in building.doors]
+    revocations = figures.revocation_latencies(events, {card.hex() for card in LEAVERS})
     return Figures(
         suite=building.suite,
         doors=len(building.doors),
@@ -164,4 +179,6 @@ async def _count(
         duplicated=figures.duplicates(events),
         tap_to_strike_ms=Percentiles.of(figures.strike_latencies(logs)),
         event_to_commit_ms=Percentiles.of(figures.commit_latencies(events)),
+        revocations=len(revocations),
+        revocation_ms=Percentiles.of(revocations),
     )
