@@ -169,6 +169,11 @@ class LinkRig:
                 self.recorder.heard.clear()
                 await self.recorder.heard.wait()
 
+    def forget(self) -> None:
+        """Let the next refusal be a first one, as after a minute without it."""
+        self.recorder.events.clear()
+        self.link.refusals._windows.clear()
+
     def names(self) -> list[str]:
         return [name for name, _ in self.recorder.events]
 

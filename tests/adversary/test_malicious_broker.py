@@ -25,6 +25,7 @@ from schemas.topics import (
     ROOT,
     SNAPSHOT,
 )
+from schemas.versions import LogHead
 from tests.link_rig import AGENT, DOOR, SITE, link_rig
 from tests.site_keys import SiteKeys
 from tests.site_voice import SiteVoice
@@ -55,9 +56,10 @@ async def at_work(folder, **site):
 async def refusal(rig, reason, purpose):
     """What is done in the block is refused for `reason`, in an event, and changes nothing."""
     state, acts = rig.store.state, rig.doors.changes
-    yield
+    told = {}
+    yield told
     name = "policy.rejected" if purpose in (POLICY, CHUNK) else "statement.rejected"
-    await rig.event(name, reason=reason, purpose=purpose)
+    told |= await rig.event(name, reason=reason, purpose=purpose)
     assert rig.store.state == state
     assert rig.doors.changes == acts
     assert rig.doors.commands == []
@@ -99,11 +101,12 @@ async def test_arbitrary_statements_are_refused(tmp_path):
 
 async def test_a_rollback_is_refused(tmp_path):
     async with at_work(tmp_path) as rig:
-        first_policy, first_lockdown = rig.voice.policy_envelope, rig.voice.lockdown_envelope
-        first_beat = rig.voice.heartbeat()
-        rig.voice.new_policy(cards(ADA), doors={})
-        rig.voice.lock_down()
-        await rig.say(HEARTBEAT, rig.voice.heartbeat())
+        voice = rig.voice
+        first_policy, first_lockdown = voice.policy_envelope, voice.lockdown_envelope
+        first_beat = voice.heartbeat()
+        await rig.say(HEARTBEAT, voice.heartbeat())
+        await rig.say(POLICY, voice.new_policy(cards(ADA), doors={}))  # no heartbeat names it yet
+        await rig.say_to_all(LOCKDOWN, voice.lock_down())
         await rig.event("policy.applied", policy_version=2)
         await rig.event("lockdown.applied", counter=2)
         for channel, envelope in {
@@ -113,6 +116,12 @@ async def test_a_rollback_is_refused(tmp_path):
         }.items():
             async with refusal(rig, "Rollback", channel):
                 await rig.say(channel, envelope)
+        await rig.say(HEARTBEAT, voice.heartbeat())
+        await rig.until_heard(lambda: rig.store.state.heartbeat.policy.version == 2)
+        for names_less in ({"policy": None}, {"revocation": LogHead()}, {"lockdown": 1}):
+            rig.forget()
+            async with refusal(rig, "Rollback", HEARTBEAT):
+                await rig.say(HEARTBEAT, voice.heartbeat(**names_less))
 
 
 async def test_a_freeze_is_noticed_because_the_heartbeat_names_what_is_held_back(
@@ -164,12 +173,14 @@ async def test_mix_and_match_is_refused(tmp_path):
 
 async def test_endless_data_is_refused(tmp_path):
     async with at_work(tmp_path) as rig:
-        async with refusal(rig, "MalformedChunk", CHUNK):
-            await rig.say(CHUNK, bytes(96 * 1024 + 1))
-        async with refusal(rig, "MalformedEnvelope", HEARTBEAT):
-            await rig.say(HEARTBEAT, bytes(64 * 1024 + 1))
-        async with refusal(rig, "MalformedEnvelope", POLICY):
-            await rig.say(POLICY, bytes(192 * 1024 + 1))
+        for channel, limit, reason in (
+            (CHUNK, 96 * 1024, "MalformedChunk"),
+            (HEARTBEAT, 64 * 1024, "MalformedEnvelope"),
+            (POLICY, 192 * 1024, "MalformedEnvelope"),
+        ):
+            async with refusal(rig, reason, channel) as told:
+                await rig.say(channel, bytes(limit + 1))
+            assert told["detail"].endswith(f"the limit is {limit}"), "before anything else"
         async with refusal(rig, "EndlessData", "connection"):
             await rig.say(POLICY, bytes(MAX_PACKET_BYTES))
         await rig.broker.connections.get()  # it comes back
@@ -304,7 +315,6 @@ async def test_root_keys_below_their_threshold_change_nothing(tmp_path):
         for signers in ((stolen,), (stolen, stolen), (stolen, thief)):
             async with refusal(rig, "ThresholdNotMet", ROOT):
                 await rig.say(ROOT, sign_statement(root, *signers))
-            rig.recorder.events.clear()
-            rig.link.refusals._windows.clear()  # a minute passes
+            rig.forget()
         await rig.say_to_all(ROOT, rig.voice.new_root())
         await rig.event("root.applied", version=2)

@@ -156,6 +156,7 @@ async def test_a_gap_in_the_log_is_filled_at_once_and_is_no_refusal(tmp_path):
 async def test_new_keys_that_no_heartbeat_can_tell_of_are_asked_for(tmp_path):
     async with link_rig(tmp_path) as rig:
         await connected(rig)
+        await rig.until_heard(lambda: rig.pulls)  # for a root document, at the beginning
         keys = rig.voice.keys
         rig.voice.new_root(signers={**keys.signers, "online": [keys.new_signer()]})
         rig.link._fetching._unprompted_s = -1000.0
