@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import aiomqtt
 
@@ -175,8 +176,24 @@ class Link:
         async for message in client.messages:
             channel = self._topics.get(message.topic.value, ELSEWHERE)
             if isinstance(message.payload, bytes):
-                await self._inbox.take(channel, message.payload, retained=message.retain)
+                await _to_the_end(
+                    self._inbox.take(channel, message.payload, retained=message.retain)
+                )
             await asyncio.sleep(MESSAGE_PAUSE_S)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await it; if that is cancelled, once it is done.
+
+    Who cuts the connection must not part what is durable from the act: a lockdown that was kept and
+    not acted on would come again as one that is known.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 def _heed_cancellation() -> None:
