@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import shutil
 from pathlib import Path
 
@@ -28,7 +29,7 @@ async def guarded_mosquitto(site: Path, port: int) -> list[str]:
     await run(
         command(
             *("ostiary", "broker", "config", "mosquitto", "--site-dir", site),
-            *("--port", str(port)),
+            *("--port", str(port), "--user", getpass.getuser()),
         )
     )
     return [program, "-c", str(site / "mosquitto" / "mosquitto.conf")]
