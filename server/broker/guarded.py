@@ -223,6 +223,15 @@ class GuardedBroker(Broker):  # type: ignore[misc]
             held.add(subscription[0])
         return granted
 
+    async def _publish_retained_messages_for_subscription(
+        self, subscription: tuple[str, int], session: Session
+    ) -> None:
+        """Only what the client itself subscribes to: amqtt, when a client connects, would give it
+        what is retained under every subscription of everyone.
+        """
+        if subscription[0] in session.attributes.get("filters", ()):
+            await super()._publish_retained_messages_for_subscription(subscription, session)
+
     async def _create_server_instance(
         self,
         listener_name: str,
