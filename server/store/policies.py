@@ -75,7 +75,7 @@ async def read_chunks(
             policy_chunks.c.agent == agent,
             policy_chunks.c.digest.in_(wanted[start : start + _AT_ONCE]),
         )
-        found.update((await connection.execute(query)).tuples().all())
+        found.update((digest, body) for digest, body in await connection.execute(query))
     return found
 
 
