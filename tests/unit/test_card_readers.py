@@ -86,9 +86,16 @@ async def test_a_cards_own_failure_reaches_the_caller():
 async def test_feedback_reaches_the_listener():
     heard: list[Feedback] = []
     reader = VirtualReader(TickingClock(), heard.append)
-    await reader.feedback(Feedback.GRANTED)
+    assert await reader.feedback(Feedback.GRANTED), "it was shown"
     await reader.close()
     assert heard == [Feedback.GRANTED]
+
+
+async def test_a_pcsc_reader_says_that_it_shows_nothing():
+    pytest.importorskip("smartcard.scard")
+    reader = PcscReader("none", TickingClock())
+    assert not await reader.feedback(Feedback.IDENTIFY)
+    await reader.close()
 
 
 def test_without_pyscard_the_error_says_what_to_install(monkeypatch):

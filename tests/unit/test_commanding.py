@@ -1,12 +1,16 @@
 """What comes of each command at a door, and what a door that is shut makes of it."""
 
 import asyncio
+import configparser
 import sqlite3
 import threading
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+import edge_agent
+from edge_agent.commanding import EXIT_TO_RESTART
 from edge_agent.core.door import Grant
 from edge_agent.readers.port import Feedback
 from edge_agent.readers.virtual import VirtualReader
@@ -29,6 +33,7 @@ async def test_a_pulse_releases_one_door_and_is_signed_for(stand):
     assert result["result"] == "command.executed"
     assert (result["action"], result["door"]) == ("pulse", DOOR)
     assert 0 <= result["latency_ms"] < 60_000
+    assert stand.restarts == 0
     assert stand.strikes == {DOOR: [True], OTHER: []}
     assert await stand.modes() == [("accessed", "command")]
     door = stand.doors[DOOR]
@@ -106,6 +111,15 @@ async def test_a_reboot_is_recorded_and_then_asked_for(stand):
     assert stand.restarts == 1
 
 
+def test_systemd_starts_the_agent_again_whatever_it_ends_with():
+    unit = configparser.ConfigParser(strict=False)
+    unit.optionxform = str
+    unit.read(Path(edge_agent.__file__).parent / "ostiary-agent.service")
+    assert unit["Service"]["Restart"] == "always"
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+    assert unit["Service"]["SuccessExitStatus"] == str(EXIT_TO_RESTART)
+
+
 async def test_a_binding_window_is_not_supported(stand):
     until = stand.clock.now() + timedelta(seconds=30)
     result = await stand.command(Action.BINDING_WINDOW, person="ada", until=until)
@@ -174,6 +188,13 @@ async def test_a_door_whose_hardware_fails_does_not_act(stand, action):
     await stand.stop()
     result = await stand.command(action)
     assert (result["result"], result["reason"]) == ("command.refused", "Failed")
+
+
+async def test_an_unlock_of_a_door_that_is_out_of_order_leaves_the_lock_before_it(stand):
+    await stand.command(Action.LOCK)
+    await stand.stop()
+    await stand.command(Action.UNLOCK)
+    assert stand.store.overrides[DOOR].mode is DoorMode.LOCKED
 
 
 async def test_a_command_that_fails_for_a_reason_nobody_foresaw_has_a_result(stand):

@@ -39,6 +39,20 @@ async def test_a_card_in_the_street_answers_the_reader_inside(tmp_path, doorway)
         assert len(await serving) >= 2
 
 
+async def test_a_reader_that_blinks_is_seen_and_answers_no_card(tmp_path, doorway):
+    reader = doorway.reader("front", "in")
+    doorway.door_io("front")
+    card = VirtualCard(None, "intl", bytes(8), bytes(16), secrets.token_bytes)
+    async with doorway, Street(tmp_path / "doorway.sock", "front") as street:
+        tapping = asyncio.create_task(street.tap(card))
+        await reader.next_card()
+        await reader.feedback(Feedback.IDENTIFY)
+        await street.identified.wait()
+        assert not tapping.done()
+        await reader.feedback(Feedback.DENIED)
+        assert await tapping == "denied"
+
+
 async def test_the_socket_is_private_and_goes_with_the_agent(tmp_path, doorway):
     doorway.door_io("front")
     path = tmp_path / "doorway.sock"
