@@ -25,6 +25,12 @@ PURE = {
     "schemas": {"schemas"},
     "edge_agent/core": {"schemas", "edge_agent.core"},
     "edge_agent/card": {"schemas", "edge_agent.core", "edge_agent.card"},
+    "server/core": {
+        "schemas",
+        "server.core",
+        "server.ingest.receipts",
+        "server.ingest.verify",
+    },
     "server/ingest/alarms.py": {"schemas", "server.ingest.verify"},
     "server/ingest/doors.py": {
         "schemas",
@@ -34,6 +40,7 @@ PURE = {
     },
     "server/ingest/heads.py": {"schemas", "server.ingest.verify"},
     "server/ingest/journal.py": {"schemas", "server.ingest.heads", "server.ingest.verify"},
+    "server/ingest/receipts.py": {"schemas", "server.clock"},
     "server/ingest/verify.py": {"schemas"},
     "server/feed/cursor.py": set(),
     "server/feed/cloudevents.py": {"server.clock", "server.feed.cursor", "server.store.events"},
