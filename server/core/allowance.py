@@ -24,18 +24,24 @@ class Allowance:
         self._burst, self._rate_s = burst, rate_s
         self._buckets: dict[str, _Bucket] = {}
 
-    def spend(self, address: str, cost: float, now_s: float) -> bool:
-        """Whether the address may; then it has spent `cost`. More than is left may be spent once.
+    def spend(self, address: str, now_s: float) -> bool:
+        """Whether the address may ask once; if so, it has one token less."""
+        bucket = self._bucket(address, now_s)
+        if bucket.tokens < 1:
+            return False
+        bucket.tokens -= 1
+        return True
 
-        So what turns out to be costly is paid for by waiting longer.
-        """
+    def fine(self, address: str, tokens: float, now_s: float) -> None:
+        """Take tokens away, also those it does not have yet: it waits the longer."""
+        bucket = self._bucket(address, now_s)
+        bucket.tokens = max(bucket.tokens - tokens, -self._burst)
+
+    def _bucket(self, address: str, now_s: float) -> _Bucket:
         bucket = self._buckets.pop(address, None) or _Bucket(self._burst, now_s)
         bucket.tokens = min(self._burst, bucket.tokens + (now_s - bucket.at_s) * self._rate_s)
         bucket.at_s = now_s
         self._buckets[address] = bucket
         if len(self._buckets) > MOST_ADDRESSES:
             del self._buckets[next(iter(self._buckets))]
-        if bucket.tokens < 1:
-            return False
-        bucket.tokens -= cost
-        return True
+        return bucket

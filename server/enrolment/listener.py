@@ -49,14 +49,16 @@ def build_listener(reception: Reception, clock: Clock) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     allowance = Allowance(BURST, RATE_S)
 
-    def charge(request: Request, cost: float) -> None:
-        address = request.client.host if request.client else ""
-        if not allowance.spend(address, cost, clock.monotonic()):
+    def admit(request: Request) -> None:
+        if not allowance.spend(_address(request), clock.monotonic()):
             raise Turned(429, "too many requests from this address: wait a minute")
+
+    def fine(request: Request) -> None:
+        allowance.fine(_address(request), FAILURE_COSTS, clock.monotonic())
 
     @app.exception_handler(Turned)
     async def turned(request: Request, error: Turned) -> Response:
-        address = request.client.host if request.client else None
+        address = _address(request)
         log.warning("enrolment_turned_away", address=address, status=error.status, why=str(error))
         return _answer({"detail": str(error)}, error.status)
 
@@ -71,27 +73,31 @@ def build_listener(reception: Reception, clock: Clock) -> FastAPI:
 
     @app.get("/enrol/v1/root")
     async def root(request: Request) -> Response:
-        charge(request, 1)
+        admit(request)
         return Response(reception.site.root_envelope, media_type="application/json")
 
     @app.post("/enrol/v1/requests")
     async def ask(request: Request) -> Response:
-        charge(request, 1)
+        admit(request)
         try:
             body = RequestBody.model_validate_json(await _bounded(request), strict=True)
         except ValidationError as error:
-            charge(request, FAILURE_COSTS)
+            fine(request)
             raise Turned(400, f"not an enrolment request: {first_problem(error)}") from None
         try:
             answer = await reception.receive(
                 bytes.fromhex(body.secret), body.enrolment.encode("utf-8", "replace")
             )
         except Turned:
-            charge(request, FAILURE_COSTS)
+            fine(request)
             raise
         return Response(answer.model_dump_json(), media_type="application/json", headers=_FRESH)
 
     return app
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 async def _bounded(request: Request) -> bytes:
