@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edge_agent.core.trusted_state import Candidate
-from schemas.card_chunks import MAX_CHUNK_BYTES, check_leaf, read_index
+from schemas.card_chunks import check_leaf, read_index
 from schemas.errors import MalformedChunk
 
 Place = tuple[str, ...]
@@ -43,8 +43,6 @@ class Staging:
         """Hold a chunk to its places. Raises MalformedChunk."""
         if digest not in self.missing:
             raise MalformedChunk(f"chunk {digest} is none that the policy lacks")
-        if len(body) > MAX_CHUNK_BYTES:
-            raise MalformedChunk(f"chunk {digest} has {len(body)} bytes")
         for place in self.missing[digest]:
             if self._is_index(place):
                 read_index(body)

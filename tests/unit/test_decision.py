@@ -173,6 +173,11 @@ def test_a_revocation_is_told_by_its_own_reason(why, expected, direction):
     assert reason(denial=Denial(1, why), direction=direction) is expected
 
 
+def test_a_card_that_the_policy_itself_calls_revoked_is_as_one_that_the_log_denies():
+    card = with_card(state=CardState.REVOKED)
+    assert reason(card=card, exempt=frozenset()) is Reason.CARD_REVOKED
+
+
 def test_the_order_of_evaluation_is_the_documented_one():
     everything = {
         "denial": REVOKED,

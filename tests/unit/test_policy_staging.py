@@ -160,7 +160,9 @@ async def test_a_chunk_that_nobody_asked_for_is_refused(open_store, centre, tmp_
         assert digests(tmp_path) == before
 
 
-async def test_a_chunk_that_holds_what_does_not_belong_there_is_refused(open_store, centre):
+async def test_a_chunk_that_holds_what_does_not_belong_there_is_refused(
+    open_store, centre, tmp_path
+):
     leaf = write_leaf([CARDS[0]])
     for levels, body, slot in ((1, leaf, "00"), (1, b"no leaf\n", "00"), (2, leaf, "00")):
         cards = {slot: centre.digest(body)}
@@ -169,6 +171,7 @@ async def test_a_chunk_that_holds_what_does_not_belong_there_is_refused(open_sto
             with pytest.raises(MalformedChunk):
                 await store.add_chunk(body)
             assert store.missing == (centre.digest(body),)
+            assert digests(tmp_path) == set()
             await store.drop_staged()
 
 
