@@ -30,14 +30,13 @@ from server.api.problems import (
 from server.model.bodies import Body
 from server.model.changing import Change, changing
 from server.model.errors import ChangedMeanwhile, InvalidModel, ModelError, NotThere, StillNamed
-from server.model.kinds import CARDS, DOORS, KINDS, PERSONS, Kind
+from server.model.kinds import CARDS, DOORS, KINDS, REVOCABLE, Kind
 from server.model.stored import Stored, fetch, fetch_page
 from server.state import ServerState
 
 PATHS = {kind.name: f"/api/v1/{kind.plural}" for kind in KINDS} | {
     DOORS.name: "/api/v1/door-configurations"  # /api/v1/doors is how they are, not how meant to be
 }
-REVOCABLE = (CARDS.name, PERSONS.name)
 REFUSALS = (UNAUTHORISED, FORBIDDEN, INVALID)
 IfMatch = Annotated[
     str | None,
@@ -126,7 +125,8 @@ def _routes(state: ServerState, kind: Kind[Any]) -> APIRouter:
         """What is left out takes its default. To change single fields use PATCH."""
         async with change(state, who, kind, key) as making:
             before = (await fetch(making.connection, kind, [key])).get(key)
-            check_match(before, if_match, only_new=if_none_match is not None)
+            revision = None if before is None else before.revision
+            check_match(key, revision, if_match, only_new=if_none_match is not None)
             await making.put(kind, {key: body})
             after = (await fetch(making.connection, kind, [key]))[key]
         return _answer(after, 200 if before else 201)
@@ -148,7 +148,7 @@ def _routes(state: ServerState, kind: Kind[Any]) -> APIRouter:
         """A JSON merge patch (RFC 7396): fields given replace, null gives back the default."""
         async with change(state, who, kind, key) as making:
             before = _there(await fetch(making.connection, kind, [key]), kind, key)
-            check_match(before, if_match)
+            check_match(key, before.revision, if_match)
             await making.put(kind, {key: _patched(kind, before.body, body)})
             after = (await fetch(making.connection, kind, [key]))[key]
         return _answer(after)
@@ -170,7 +170,7 @@ def _routes(state: ServerState, kind: Kind[Any]) -> APIRouter:
         """Refused while something else names it."""
         async with change(state, who, kind, key) as making:
             before = _there(await fetch(making.connection, kind, [key]), kind, key)
-            check_match(before, if_match)
+            check_match(key, before.revision, if_match)
             await making.remove(kind, [key])
         return Response(status_code=204)
 
@@ -234,16 +234,18 @@ def problem_of(error: ModelError, prefix: str = "") -> Problem:
     raise error
 
 
-def check_match(before: Stored[Any] | None, seen: str | None, *, only_new: bool = False) -> None:
-    """The preconditions of RFC 9110 13.1. Raises Problem."""
-    if only_new and before is not None:
-        raise Problem(CHANGED_MEANWHILE, f"{before.id} is there already")
+def check_match(
+    what: str, revision: int | None, seen: str | None, *, only_new: bool = False
+) -> None:
+    """The preconditions of RFC 9110 13.1; no revision: it is not there. Raises Problem."""
+    if only_new and revision is not None:
+        raise Problem(CHANGED_MEANWHILE, f"{what} is there already")
     if seen is None:
         return
-    if before is None:
-        raise Problem(CHANGED_MEANWHILE, "it is not there any more")
-    if seen != "*" and etag(before.revision) not in [tag.strip() for tag in seen.split(",")]:
-        raise Problem(CHANGED_MEANWHILE, f"{before.id} has the ETag {etag(before.revision)} now")
+    if revision is None:
+        raise Problem(CHANGED_MEANWHILE, f"{what} is not there any more")
+    if seen != "*" and etag(revision) not in [tag.strip() for tag in seen.split(",")]:
+        raise Problem(CHANGED_MEANWHILE, f"{what} has the ETag {etag(revision)} now")
 
 
 def etag(revision: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -30,7 +31,7 @@ from server.model.changing import changing
 from server.model.document import SiteDocument, apply, export
 from server.model.errors import ModelError
 from server.model.reading import model_revision
-from server.model.stored import Stored, fetch_site
+from server.model.stored import fetch_site
 from server.state import ServerState
 
 
@@ -96,7 +97,7 @@ def router(state: ServerState) -> APIRouter:
     ) -> Response:
         """Its name for people and its time zone; `ETag` is its revision."""
         async with state.engine.connect() as connection:
-            return _site(state, await fetch_site(connection))
+            return _site(state, *await fetch_site(connection))
 
     @routes.put(
         "/api/v1/site",
@@ -112,10 +113,10 @@ def router(state: ServerState) -> APIRouter:
     ) -> Response:
         """A new time zone moves every schedule: all doors get a new policy."""
         async with changing(state, who.name) as change:
-            check_match(await fetch_site(change.connection), if_match)
+            check_match("the site", (await fetch_site(change.connection))[0], if_match)
             await change.put_site(body)
             after = await fetch_site(change.connection)
-        return _site(state, after)
+        return _site(state, *after)
 
     @routes.get(
         DOCUMENT_PATH,
@@ -130,7 +131,7 @@ def router(state: ServerState) -> APIRouter:
         async with state.engine.connect() as connection, connection.begin():
             revision = await model_revision(connection)
             document = await export(connection)
-        response = json_response(document.model_dump(mode="json", exclude_defaults=True))
+        response = await asyncio.to_thread(_exported, document)
         response.headers["ETag"] = etag(revision)
         return response
 
@@ -160,7 +161,7 @@ def router(state: ServerState) -> APIRouter:
         `prune` is asked for. With `If-Match` it is refused if the model is not at that revision.
         """
         # Read here, not by the framework: nobody without a token makes us hold 64 MiB.
-        document = _document(await request.body())
+        document = await asyncio.to_thread(_document, await request.body())
         expected = None if if_match is None else _revision(if_match)
         try:
             outcome = await apply(
@@ -173,9 +174,13 @@ def router(state: ServerState) -> APIRouter:
             )
         except ModelError as error:
             raise problem_of(error) from None
-        return json_response(asdict(outcome))
+        return await asyncio.to_thread(json_response, asdict(outcome))
 
     return routes
+
+
+def _exported(document: SiteDocument) -> Response:
+    return json_response(document.model_dump(mode="json", exclude_defaults=True))
 
 
 def _document(body: bytes) -> SiteDocument:
@@ -196,9 +201,9 @@ def _revision(tag: str) -> int:
     return int(digits)
 
 
-def _site(state: ServerState, stored: Stored[Site]) -> Response:
-    body = stored.body.model_dump(mode="json")
-    shown = {"id": state.site, "suite": state.suite.name, **body, "revision": stored.revision}
+def _site(state: ServerState, revision: int, site: Site) -> Response:
+    body = site.model_dump(mode="json")
+    shown = {"id": state.site, "suite": state.suite.name, **body, "revision": revision}
     response = json_response(shown)
-    response.headers["ETag"] = etag(stored.revision)
+    response.headers["ETag"] = etag(revision)
     return response

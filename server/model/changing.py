@@ -36,7 +36,10 @@ class Change:
     def __init__(self, connection: AsyncConnection, revision: int, state: ServerState) -> None:
         self.connection, self.revision = connection, revision
         self._suite = state.suite.name
+        self._everyone = False
         self._done: dict[tuple[str, Action], list[str]] = {}
+        self.replaced: dict[tuple[str, str], tuple[Body, Body]] = {}
+        """(name of the kind, id) -> the body before and after, of what was there already."""
 
     @property
     def done(self) -> Mapping[tuple[str, Action], list[str]]:
@@ -45,9 +48,18 @@ class Change:
 
     async def put(self, kind: Kind[B], objects: Mapping[str, B]) -> None:
         """Create or replace these. What is as it was is left alone. Raises InvalidModel."""
+        if kind is AREAS:  # which name each other
+            await self._put(kind, objects)
+            return
+        for some in in_chunks(list(objects.items())):
+            await self._put(kind, dict(some))
+        if kind is DOORS:
+            await check_doors(self.connection, objects, self._suite)
+
+    async def _put(self, kind: Kind[B], objects: Mapping[str, B]) -> None:
         before = await fetch(self.connection, kind, objects)
         new = [key for key in objects if key not in before]
-        other = [key for key, old in before.items() if old.body != objects[key]]
+        other = [key for key, old in before.items() if not old.is_as(objects[key])]
         if not new and not other:
             return
         changed = {key: objects[key] for key in [*new, *other]}
@@ -58,14 +70,13 @@ class Change:
         structure = [key for key, old, now in pairs if _structure(old) != _structure(now)]
         moved = [key for key, old, now in pairs if _place(old) != _place(now)]
         await self._alters(kind, structure, structure_only=not moved)
-        await self._write(kind, objects, new, other)
-        if kind is DOORS:
-            await check_doors(self.connection, changed, self._suite)
+        await self._write(kind, changed, new, other)
         if kind is not AREAS:  # one that was not there leads nowhere yet
             structure += new
         await self._alters(kind, structure, structure_only=not moved and not new)
         self._note(kind.name, "created", new)
         self._note(kind.name, "updated", other)
+        self.replaced |= {(kind.name, key): (old, now) for key, old, now in pairs}
 
     async def remove(self, kind: Kind[Any], ids: Collection[str]) -> None:
         """Delete these and what belongs to them. Raises NotThere or StillNamed."""
@@ -76,7 +87,8 @@ class Change:
             if key not in known:
                 raise NotThere(f"there is no {kind.name} {key}")
         await check_unnamed(self.connection, kind, ids)
-        await self._alters(kind, ids)
+        if kind is not AREAS:  # into which no door leads any more
+            await self._alters(kind, ids)
         for some in in_chunks(sorted(ids)):
             for table, owner in kind.parts.items():
                 await self.connection.execute(delete(table).where(table.c[owner].in_(some)))
@@ -90,16 +102,17 @@ class Change:
 
     async def put_site(self, body: Site) -> None:
         """Replace the site's name and time zone."""
-        before = await fetch_site(self.connection)
-        if before.body == body:
+        _, before = await fetch_site(self.connection)
+        if before == body:
             return
         await self.connection.execute(
             update(model_state).values(
                 name=body.name, timezone=body.timezone, site_revision=self.revision
             )
         )
-        if before.body.timezone != body.timezone:
-            await touch_all(self.connection, self.revision)
+        if before.timezone != body.timezone:
+            await self._all_altered()
+        self.replaced["site", "site"] = (before, body)
         self._note("site", "updated", ["site"])
 
     async def clear(self, kind: Kind[Any], key: str, sequence: int) -> None:
@@ -155,14 +168,19 @@ class Change:
     ) -> None:
         if not ids:
             return
-        policies = await altered(self.connection, kind, ids)
+        policies = None if self._everyone else await altered(self.connection, kind, ids)
         if policies is None:
-            await touch_all(self.connection, self.revision)
+            await self._all_altered()
         elif structure_only and kind in (DOORS, RULES):
             only: Altered = {agent: {STRUCTURE_ONLY} for agent in policies}
             await touch(self.connection, self.revision, only)
         else:
             await touch(self.connection, self.revision, policies)
+
+    async def _all_altered(self) -> None:
+        if not self._everyone:
+            await touch_all(self.connection, self.revision)
+            self._everyone = True
 
     def _note(self, kind: str, action: Action, ids: list[str]) -> None:
         if ids:

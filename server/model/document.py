@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ from server.model.bodies import (
 from server.model.changing import Action, Change, changing
 from server.model.errors import ChangedMeanwhile
 from server.model.kinds import KINDS, Kind
-from server.model.stored import Stored, fetch, fetch_site
+from server.model.stored import Stored, fetch, fetch_ids, fetch_site
 from server.state import ServerState
 
 
@@ -81,11 +82,16 @@ class Outcome:
 
 async def export(connection: AsyncConnection) -> SiteDocument:
     """The site as it is. Applying it changes nothing."""
-    sections: dict[str, Any] = {"site": (await fetch_site(connection)).body}
+    sections: dict[str, Any] = {"site": (await fetch_site(connection))[1]}
     for kind in KINDS:
         stored = await fetch(connection, kind)
-        sections[kind.plural] = {key: each.body for key, each in stored.items()}
+        # in another thread: the doors' events must not wait for 100,000 persons
+        sections[kind.plural] = await asyncio.to_thread(_bodies, stored)
     return SiteDocument.model_construct(**sections)
+
+
+def _bodies(stored: Mapping[str, Stored[Any]]) -> dict[str, Body]:
+    return {key: each.body for key, each in stored.items()}
 
 
 async def apply(
@@ -102,51 +108,42 @@ async def apply(
     `prune` deletes what a section does not list. `expected` is the revision of the model that the
     caller has seen. Raises ModelError; then nothing was changed.
     """
-    steps: list[Step] = []
     unlisted: list[tuple[str, str]] = []
     async with changing(state, by, dry_run=dry_run) as change:
         if expected is not None and change.revision != expected + 1:
             raise ChangedMeanwhile(
                 f"the model is at revision {change.revision - 1}, not {expected} any more"
             )
-        steps += await _site(change, document.site)
-        before = {kind: await fetch(change.connection, kind) for kind in KINDS}
+        if document.site is not None:
+            await change.put_site(document.site)
+        before = {kind: await fetch_ids(change.connection, kind) for kind in KINDS}
         for kind in KINDS:
-            wanted = document.section(kind) or {}
-            steps += _compare(kind, before[kind], wanted)
-            await change.put(kind, wanted)
+            await change.put(kind, document.section(kind) or {})
         for kind in reversed(KINDS):  # what names others goes before them
             section = document.section(kind)
             extra = [] if section is None else [key for key in before[kind] if key not in section]
             if prune:
                 await change.remove(kind, extra)
-                steps += [Step(kind.name, key, "deleted") for key in extra]
             else:
                 unlisted += [(kind.name, key) for key in extra]
+        steps = _steps(change)
         changed = bool(change.done)
     applied = changed and not dry_run
     revision = change.revision if applied else change.revision - 1
     return Outcome(applied, revision, tuple(steps), tuple(unlisted))
 
 
-async def _site(change: Change, wanted: Site | None) -> list[Step]:
-    before = (await fetch_site(change.connection)).body
-    if wanted is None or wanted == before:
-        return []
-    await change.put_site(wanted)
-    return [Step("site", "site", "updated", _differences(before, wanted))]
-
-
-def _compare(
-    kind: Kind[Any], before: Mapping[str, Stored[Any]], wanted: Mapping[str, Body]
-) -> list[Step]:
-    steps = []
-    for key, body in wanted.items():
-        if key not in before:
-            steps.append(Step(kind.name, key, "created"))
-        elif before[key].body != body:
-            steps.append(Step(kind.name, key, "updated", _differences(before[key].body, body)))
-    return steps
+def _steps(change: Change) -> list[Step]:
+    return [
+        Step(
+            kind,
+            key,
+            action,
+            _differences(*change.replaced[kind, key]) if action == "updated" else (),
+        )
+        for (kind, action), ids in change.done.items()
+        for key in ids
+    ]
 
 
 def _differences(before: Body, after: Body) -> tuple[Difference, ...]:

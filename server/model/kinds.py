@@ -16,7 +16,7 @@ from sqlalchemy import Row, Table
 
 from schemas.card_chunks import slots
 from schemas.names import CardId, Name
-from schemas.policy import DoorBehaviour
+from schemas.policy import CardState, DoorBehaviour
 from server.clock import from_microseconds, microseconds
 from server.model.bodies import (
     Area,
@@ -204,13 +204,14 @@ class _Persons(Kind[Person]):
         }
 
     def read(self, row: Row[Any], parts: Parts) -> Person:
-        return Person(
+        return Person.model_construct(  # there are many: what was checked is not checked again
             name=row.name,
             note=row.note,
             valid_from=_time(row.valid_from_us),
             valid_until=_time(row.valid_until_us),
             groups=tuple(
-                Membership(group=m.group, until=_time(m.until_us)) for m in parts[t.memberships]
+                Membership.model_construct(group=m.group, until=_time(m.until_us))
+                for m in parts[t.memberships]
             ),
         )
 
@@ -236,9 +237,9 @@ class _Cards(Kind[Card]):
         }
 
     def read(self, row: Row[Any], parts: Parts) -> Card:
-        return Card(
+        return Card.model_construct(
             person=row.person,
-            state=row.state,
+            state=CardState(row.state),
             note=row.note,
             valid_from=_time(row.valid_from_us),
             valid_until=_time(row.valid_until_us),
@@ -300,4 +301,6 @@ KINDS: tuple[Kind[Any], ...] = (
     CARDS,
     RULES,
 )
+REVOCABLE = frozenset({CARDS.name, PERSONS.name})
+"""What a revocation can name, and a reinstatement answer."""
 BY_NAME: Mapping[str, Kind[Any]] = {kind.name: kind for kind in KINDS}
