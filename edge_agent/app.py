@@ -220,6 +220,7 @@ async def _serve(parts: Parts, outbox: Outbox, store: TrustStore, notifier: Noti
         )
         await recorder.record_soon([started])
         begin.set()
+        await link.receipts.catch_up()
         work += [
             tasks.create_task(_keep(name, function))
             for name, function in {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any
 
 from edge_agent.core.trusted_base import opened
 from edge_agent.core.trusted_state import TrustedState
@@ -18,6 +17,7 @@ from edge_agent.handover import Handover
 from edge_agent.log import log
 from edge_agent.neighbours import Doors, Renewals
 from edge_agent.outbox import AcknowledgementMismatch
+from edge_agent.receipts import Receipts
 from edge_agent.recorder import Recorder
 from edge_agent.refusals import Refusals
 from edge_agent.reporting import Reporting
@@ -85,9 +85,11 @@ class Inbox:
         handover: Handover,
         fetching: Fetching,
         reporting: Reporting,
+        receipts: Receipts,
         refusals: Refusals,
     ) -> None:
         self._store = store
+        self._receipts = receipts
         self._recorder = recorder
         self._doors = doors
         self._renewals = renewals
@@ -156,14 +158,9 @@ class Inbox:
         await self._apply_snapshot()
 
     async def _apply_policy(self) -> None:
-        if not self._fetching.policy_is_whole:
-            return
-        await self._store.apply_staged()
-        state = self._store.state
-        assert state.policy is not None
-        await self._changed(
-            "policy.applied", policy_version=state.policy.counter, hash=state.policy_hash
-        )
+        if self._fetching.policy_is_whole:
+            await self._store.apply_staged()
+            await self._changed()
 
     async def _revocation(self, envelope: bytes) -> None:
         before = self._store.state
@@ -173,7 +170,7 @@ class Inbox:
             log.info("revocations_missing", why=str(gap))
             self._fetching.ask_for_revocations()
             return
-        await self._revoked(before)
+        await self._changed_since(before)
 
     async def _snapshot(self, envelope: bytes) -> None:
         self._fetching.snapshot_came(envelope, self._now())
@@ -182,36 +179,18 @@ class Inbox:
     async def _apply_snapshot(self) -> None:
         snapshot = self._fetching.whole_snapshot()
         if snapshot is not None:
-            before = self._store.state
             await self._store.take_snapshot(*snapshot, self._now())
-            await self._revoked(before, snapshot=True)
-
-    async def _revoked(self, before: TrustedState, *, snapshot: bool = False) -> None:
-        head = self._store.state.revocation
-        if head != before.revocation:
-            await self._changed(
-                "revocation.applied",
-                sequence=head.sequence,
-                hash=head.hash,
-                entries=head.sequence - before.revocation.sequence,
-                snapshot=snapshot,
-            )
+            await self._changed(snapshot=True)
 
     async def _lockdown(self, envelope: bytes) -> None:
-        before = self._store.state.lockdowns
+        before = self._store.state
         await self._store.take_lockdowns(envelope, self._now())
-        now = self._store.state.lockdowns
-        if now is not None and now != before:
-            await self._changed(
-                "lockdown.applied", counter=now.counter, doors=self._store.locked_down()
-            )
+        await self._changed_since(before)
 
     async def _root(self, envelope: bytes) -> None:
-        before = self._store.state.root
+        before = self._store.state
         await self._store.take_root(envelope)
-        root = self._store.state.root
-        if root != before:
-            await self._changed("root.applied", version=root.version)
+        await self._changed_since(before)
 
     async def _command(self, envelope: bytes) -> None:
         try:
@@ -244,13 +223,18 @@ class Inbox:
             self._store.state, envelope, Certificate, self._recorder.agent, self._now()
         )
         await self._renewals.renewed(certificate)
-        await self._changed("certificate.applied", until=certificate.until)
+        receipt = self._recorder.about_agent("certificate.applied", until=certificate.until)
+        await self._recorder.record_soon([receipt])
+        self._reporting.changed()
 
-    async def _changed(self, receipt: str, **data: Any) -> None:
+    async def _changed_since(self, before: TrustedState) -> None:
+        if self._store.state is not before:
+            await self._changed()
+
+    async def _changed(self, *, snapshot: bool = False) -> None:
         """What is durable now is acted on, and only then receipted."""
         await self._doors.trust_changed()
-        log.info(receipt.replace(".", "_"), **{key: str(value) for key, value in data.items()})
-        await self._recorder.record_soon([self._recorder.about_agent(receipt, **data)])
+        await self._receipts.give(snapshot=snapshot)
         self._reporting.changed()
         self._fetching.look()
 

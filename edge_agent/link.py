@@ -21,6 +21,7 @@ from edge_agent.handover import Handover
 from edge_agent.inbox import CHANNELS, ELSEWHERE, TO_EVERYONE, Inbox
 from edge_agent.log import first_cause, log
 from edge_agent.neighbours import Doors, Renewals
+from edge_agent.receipts import Receipts
 from edge_agent.recorder import Recorder
 from edge_agent.refusals import Refusals
 from edge_agent.reporting import Reporting
@@ -69,6 +70,7 @@ class Link:
         self._client: aiomqtt.Client | None = None
         self.refusals = Refusals(recorder)
         """Its `run` goes on without a connection too."""
+        self.receipts = Receipts(store, recorder)
         self._handover = Handover(recorder.outbox, signer, agent, random)
         self._reporting = Reporting(
             store, recorder, signer, doors=doors, renewals=renewals, random=random
@@ -82,6 +84,7 @@ class Link:
             handover=self._handover,
             fetching=self._fetching,
             reporting=self._reporting,
+            receipts=self.receipts,
             refusals=self.refusals,
         )
         self._topics = {down(self._site, agent, channel): channel for channel in CHANNELS}

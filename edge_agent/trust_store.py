@@ -55,6 +55,8 @@ class TrustStore:
         self._overrides: Mapping[str, Override] = {}
         self._denied_versions: frozenset[tuple[str, int]] = frozenset()
         self._heard: Heard | None = None
+        self.receipts: Mapping[str, str] = {}
+        """What the server was told of what is in force: see `receipts.Receipts`."""
 
     @classmethod
     async def open(cls, path: Path, pinned: Root, agent: str, clock: Clock) -> TrustStore:
@@ -206,6 +208,10 @@ class TrustStore:
         await self._writer.run(self._drop_staged)
         await self._writer.run(self._collect)
 
+    async def note_receipts(self, marks: Mapping[str, str]) -> None:
+        """Remember what the server was told. Raises sqlite3.Error."""
+        await self._writer.run(self._note_receipts, marks)
+
     # What follows runs on the writer's thread, one after another.
 
     def _load(self, database: Database, pinned: Root) -> None:
@@ -216,8 +222,9 @@ class TrustStore:
                 tables.save(database, None, state)
         _same_site(state.root, pinned)
         self._state = state
+        self.receipts = tables.load_receipts(database)
         self._overrides = tables.load_overrides(database)
-        self._denied_versions = tables.denied_versions(database)
+        self._denied_versions = frozenset(tables.denied_versions(database))
         if state.heartbeat is not None:
             issued, clock = state.heartbeat.issued, self._clock
             self._heard = Heard.of(issued, clock.now(), clock.monotonic())
@@ -229,12 +236,14 @@ class TrustStore:
             self._stage(self._staging_of(database, staged))
 
     def _take_root(self, database: Database, envelope: bytes) -> None:
-        before = self._state
-        state = rules.after_root(before, envelope)
-        signs = [root.roles["policy"].keyids for root in (before.root, state.root)]
-        self._keep(database, state)
-        if signs[0] != signs[1]:  # who signed what is staged may have no say any more
-            self._drop_staged(database)
+        state = rules.after_root(self._state, envelope)
+        before, after = (each.root.roles["policy"].keyids for each in (self._state, state))
+        if before == after:
+            self._keep(database, state)
+            return
+        # Who signed what is staged may have no say any more.
+        self._keep(database, state, lambda: tables.save_staged(database, None))
+        self._stage(None)
 
     def _take_heartbeat(self, database: Database, envelope: bytes, now: datetime) -> None:
         state = rules.after_heartbeat(self._state, envelope, self._agent, now)
@@ -245,16 +254,18 @@ class TrustStore:
             self._heard = Heard.of(state.heartbeat.issued, now, self._clock.monotonic())
 
     def _take_revocation(self, database: Database, envelope: bytes, now: datetime) -> None:
-        state, denied = rules.after_revocation(self._state, envelope, self._agent, now)
-        self._keep(database, state, lambda: tables.add_denials(database, denied))
-        self._denied_versions = tables.denied_versions(database)
+        self._deny(database, *rules.after_revocation(self._state, envelope, self._agent, now))
 
     def _take_snapshot(
         self, database: Database, envelope: bytes, bodies: Mapping[str, bytes], now: datetime
     ) -> None:
-        state, denied = rules.after_snapshot(self._state, envelope, self._agent, now, bodies)
+        after = rules.after_snapshot(self._state, envelope, self._agent, now, bodies)
+        self._deny(database, *after)
+
+    def _deny(self, database: Database, state: TrustedState, denied: tuple[Denied, ...]) -> None:
+        versions = self._denied_versions | set(key_versions(denied))
         self._keep(database, state, lambda: tables.add_denials(database, denied))
-        self._denied_versions = tables.denied_versions(database)
+        self._denied_versions = versions
 
     def _take_lockdowns(self, database: Database, envelope: bytes, now: datetime) -> None:
         self._keep(database, rules.after_lockdowns(self._state, envelope, self._agent, now))
@@ -321,11 +332,17 @@ class TrustStore:
         except Exception:
             self._drop_staged(database)
             raise
+        in_force = InForce.of(staging)
         self._keep(database, state, lambda: tables.save_staged(database, None))
-        self._in_force = InForce.of(staging)
+        self._in_force = in_force
         self._stage(None)
         assert self._in_force.applied is not None
         return self._in_force.applied
+
+    def _note_receipts(self, database: Database, marks: Mapping[str, str]) -> None:
+        with database.atomic():
+            tables.save_receipts(database, marks)
+        self.receipts = marks
 
     def _drop_staged(self, database: Database) -> None:
         if self._staging is None:

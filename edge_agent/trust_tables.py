@@ -5,7 +5,7 @@ But for `create`, each function is one step of a transaction that its caller hol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
@@ -24,6 +24,7 @@ from schemas.versions import LogHead
 
 _M = TypeVar("_M", bound=BaseModel)
 _FLOORS = TypeAdapter(dict[str, int])
+_MARKS = TypeAdapter(dict[str, str])
 _ROLES = TypeAdapter(frozenset[RoleName])
 
 
@@ -80,6 +81,16 @@ def save_staged(database: Database, candidate: Candidate | None) -> None:
     """Keep it in place of the one before."""
     _put(database, "staged", None if candidate is None else candidate.policy.model_dump_json())
     _put(database, "staged_hash", None if candidate is None else candidate.hash)
+
+
+def load_receipts(database: Database) -> dict[str, str]:
+    """What the server was told, durably, of what is in force."""
+    return _MARKS.validate_json(_rows(database).get("receipts", "{}"))
+
+
+def save_receipts(database: Database, marks: Mapping[str, str]) -> None:
+    """Keep it in place of what was there."""
+    _put(database, "receipts", _MARKS.dump_json(dict(marks)).decode())
 
 
 def add_denials(database: Database, denied: Iterable[Denied]) -> None:

@@ -210,6 +210,7 @@ async def link_rig(folder: Path, *, voice: SiteVoice | None = None) -> AsyncIter
         unconnected(folder, voice, broker.port) as rig,
     ):
         rig.broker = broker
+        await rig.link.receipts.catch_up()
         parts = (rig.link.run, rig.link.refusals.run, rig.listen)
         tasks = [asyncio.create_task(part()) for part in parts]
         try:

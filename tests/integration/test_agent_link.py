@@ -19,7 +19,7 @@ from schemas.topics import (
     POLICY,
     REVOCATION,
 )
-from tests.link_rig import AGENT, DOOR, SITE, link_rig
+from tests.link_rig import AGENT, DOOR, SITE, link_rig, unconnected
 from tests.site_keys import SiteKeys
 from tests.site_voice import SiteVoice
 
@@ -95,6 +95,44 @@ async def test_a_receipt_comes_after_the_disk_and_after_the_doors(tmp_path):
         ((policy, receipted),) = seen
         assert policy == rig.voice.policy
         assert not receipted
+
+
+async def test_a_receipt_that_a_kill_cut_off_is_given_at_the_next_start_and_once(tmp_path):
+    voice = SiteVoice(SiteKeys(site=SITE), AGENT)
+    async with unconnected(tmp_path, voice, port=1) as killed:
+        await killed.link.receipts.catch_up()
+        now = voice.now()
+        await killed.store.offer_policy(voice.new_policy(doors={}), now)
+        await killed.store.apply_staged()
+        await killed.store.take_revocation(voice.revoke("00000000000000aa"), now)
+        await killed.store.take_lockdowns(voice.lock_down(), now)
+        await killed.store.take_root(voice.new_root())
+        assert killed.names() == []
+    for receipts in (
+        ["lockdown.applied", "policy.applied", "revocation.applied", "root.applied"],
+        [],
+    ):
+        async with unconnected(tmp_path, voice, port=1) as rig:
+            await rig.link.receipts.catch_up()
+            assert rig.names() == receipts
+            if receipts:
+                await rig.event("revocation.applied", sequence=1, entries=1)
+
+
+async def test_a_receipt_that_the_disk_refused_is_given_at_the_next_start(tmp_path):
+    voice = SiteVoice(SiteKeys(site=SITE), AGENT)
+    async with unconnected(tmp_path, voice, port=1) as rig:
+        await rig.link.receipts.catch_up()
+        await rig.store.take_lockdowns(voice.lock_down(), voice.now())
+
+        async def fail(_):
+            return []
+
+        rig.recorder.record = fail
+        await rig.link.receipts.give()
+    async with unconnected(tmp_path, voice, port=1) as rig:
+        await rig.link.receipts.catch_up()
+        assert rig.names() == ["lockdown.applied"]
 
 
 async def test_a_command_is_counted_on_disk_before_it_is_carried_out(tmp_path):
