@@ -341,6 +341,9 @@ class Assembly:
             self.policies.model_changed()
 
     def _facts(self, agent: str) -> Facts | None:
+        if self.presence.session(agent) is None:
+            # Kept by the broker, it would lengthen what a door that is cut off may still let in.
+            return None
         return Facts(
             root=self.site.root.version,
             policy=self.policies.newest(agent),
