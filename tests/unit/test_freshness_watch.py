@@ -54,9 +54,12 @@ async def stand(tmp_path):
 
 async def test_each_transition_is_told_once_with_the_doors_concerned(stand):
     await stand.watch.look()
+    reported = []
+    stand.doors[DOOR].changed = lambda: reported.append(DOOR)
     stand.clock.ahead_s += 91
     await stand.watch.look()
     await stand.watch.look()
+    assert reported == [DOOR]
     stand.clock.ahead_s += 600
     await stand.watch.look()
     await stand.beat()
@@ -117,15 +120,39 @@ async def test_the_edges_are_those_of_freshness_and_policy(stand):
     assert [round(edge) for edge in edges] == [30, 30, 40]
 
 
-async def test_the_watch_looks_again_when_it_is_told_that_something_changed(stand):
-    await stand.policy(door={"grace_s": 600, "mode": "unlocked"})
+async def test_the_watch_looks_again_when_it_is_told_to_and_then_sleeps(stand, monkeypatch):
+    monkeypatch.setattr("edge_agent.freshness_watch.LEAST_S", 0)
+    looks, look = asyncio.Queue(), stand.watch.look
+
+    async def counted():
+        await look()
+        looks.put_nowait(None)
+
+    monkeypatch.setattr(stand.watch, "look", counted)
     watching = asyncio.create_task(stand.watch.run())
     try:
-        stand.clock.ahead_s += 601
+        await looks.get()
         stand.watch.look_now()
-        await stand.until(lambda: stand.strikes[DOOR] == [True, False])
+        async with asyncio.timeout(PATIENCE_S):
+            await looks.get()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert looks.empty()
     finally:
         watching.cancel()
+
+
+async def test_an_agent_that_never_heard_of_its_site_is_watched_too(tmp_path):
+    async with door_stand(tmp_path) as stand:
+        await stand.start()
+        await stand.watch.look()
+        assert min(edge for edge in stand.watch._edges_s() if edge > 0) <= LONGEST_S
+        stand.clock.ahead_s += 91
+        await stand.watch.look()
+        assert await freshness_events(stand) == [("policy.expired", (DOOR, OTHER))]
+        await stand.policy()
+        await stand.watch.look()
+        assert (await freshness_events(stand))[1:] == [("policy.fresh", (DOOR, OTHER))]
 
 
 async def test_the_watch_wakes_by_itself_at_the_next_edge(stand):
