@@ -21,13 +21,15 @@ from edge_agent.core.door_mode import OVERRIDES, Override, exempt_groups
 from edge_agent.core.freshness import Heard
 from edge_agent.core.trusted_state import TrustedState
 from edge_agent.database import DatabaseThread, connect
+from edge_agent.log import log
 from edge_agent.lookup import Found, InForce, look_up
 from edge_agent.staging import Staging
 from schemas.card_chunks import MAX_CHUNK_BYTES
 from schemas.command import Action, Command
-from schemas.errors import Equivocation, MalformedChunk, PartialBundle, WrongAudience
+from schemas.errors import MalformedChunk, PartialBundle
 from schemas.lockdown import Lockdown
 from schemas.policy import DoorMode
+from schemas.revocation import Denied
 from schemas.root import Root
 from schemas.versions import Version
 
@@ -53,7 +55,7 @@ class TrustStore:
         self._staging: Staging | None = None
         self._missing: tuple[str, ...] = ()
         self._overrides: Mapping[str, Override] = {}
-        self._denied_versions: frozenset[tuple[str, int]] = frozenset()
+        self._denied_versions: frozenset[str] = frozenset()
         self._heard: Heard | None = None
         self.receipts: Mapping[str, str] = {}
         """What the server was told of what is in force: see `receipts.Receipts`."""
@@ -124,7 +126,8 @@ class TrustStore:
 
     def denied_versions(self, domain: str) -> frozenset[int]:
         """Key versions of a domain that the revocation log denies."""
-        return frozenset(version for name, version in self._denied_versions if name == domain)
+        parts = (subject.split("/") for subject in self._denied_versions)
+        return frozenset(int(version) for name, version in parts if name == domain)
 
     def locked_down(self) -> tuple[str, ...]:
         """The doors of the policy in force that are locked down."""
@@ -220,17 +223,22 @@ class TrustStore:
             state = TrustedState.pinned(pinned)
             with database.atomic():
                 tables.save(database, None, state)
-        _same_site(state.root, pinned)
+        state.hold_to(pinned)
         self._state = state
         self.receipts = tables.load_receipts(database)
         self._overrides = tables.load_overrides(database)
-        self._denied_versions = frozenset(tables.denied_versions(database))
+        self._denied_versions = tables.denied_versions(database)
         if state.heartbeat is not None:
             issued, clock = state.heartbeat.issued, self._clock
             self._heard = Heard.of(issued, clock.now(), clock.monotonic())
         if state.policy is not None and state.policy_hash is not None:
             held = rules.Candidate(state.policy, state.policy_hash)
-            self._in_force = InForce.of(self._staging_of(database, held))
+            whole = self._staging_of(database, held)
+            if whole.missing:  # the disk lost something: it is gathered again
+                log.error("policy_damaged", version=state.policy.counter, lost=len(whole.missing))
+                self._stage(whole)
+            else:
+                self._in_force = InForce.of(whole)
         staged = tables.load_staged(database)
         if staged is not None:
             self._stage(self._staging_of(database, staged))
@@ -263,9 +271,9 @@ class TrustStore:
         self._deny(database, *after)
 
     def _deny(self, database: Database, state: TrustedState, denied: tuple[Denied, ...]) -> None:
-        versions = self._denied_versions | set(key_versions(denied))
+        versions = {each.subject for each in denied if each.kind == "key-version"}
         self._keep(database, state, lambda: tables.add_denials(database, denied))
-        self._denied_versions = versions
+        self._denied_versions |= versions
 
     def _take_lockdowns(self, database: Database, envelope: bytes, now: datetime) -> None:
         self._keep(database, rules.after_lockdowns(self._state, envelope, self._agent, now))
@@ -332,12 +340,11 @@ class TrustStore:
         except Exception:
             self._drop_staged(database)
             raise
-        in_force = InForce.of(staging)
+        applied = Applied.of(staging.candidate.policy, staging.candidate.hash)
         self._keep(database, state, lambda: tables.save_staged(database, None))
-        self._in_force = in_force
+        self._in_force = InForce(applied, staging.candidate.policy.levels, staging.leaves)
         self._stage(None)
-        assert self._in_force.applied is not None
-        return self._in_force.applied
+        return applied
 
     def _note_receipts(self, database: Database, marks: Mapping[str, str]) -> None:
         with database.atomic():
@@ -388,16 +395,3 @@ def _with(
 ) -> Mapping[str, Override]:
     others = {name: each for name, each in overrides.items() if name != door}
     return others if override is None else {**others, door: override}
-
-
-def _same_site(held: Root, pinned: Root) -> None:
-    if held.site != pinned.site or held.suite != pinned.suite:
-        raise WrongAudience(
-            f"state of site {held.site} ({held.suite}), but the root document is of"
-            f" {pinned.site} ({pinned.suite}): give this agent a state directory of its own"
-        )
-    if held.version == pinned.version and held != pinned:
-        raise Equivocation(
-            f"another root document {pinned.version} than the one pinned before: give this agent"
-            " the root document it was enrolled with, or a new state directory"
-        )

@@ -111,11 +111,10 @@ def denial_of(database: Database, kind: RevokedKind, subject: str) -> Denial | N
     return None if row is None else Denial(row[0], RevocationReason(row[1]))
 
 
-def denied_versions(database: Database) -> frozenset[tuple[str, int]]:
-    """Key domains and versions of theirs that are denied."""
+def denied_versions(database: Database) -> frozenset[str]:
+    """The key versions that are denied, as `<key domain>/<version>`."""
     rows = database.execute("SELECT subject FROM denied WHERE kind = 'key-version'")
-    parts = (subject.split("/") for (subject,) in rows)
-    return frozenset((domain, int(version)) for domain, version in parts)
+    return frozenset(subject for (subject,) in rows)
 
 
 def load_overrides(database: Database) -> dict[str, Override]:

@@ -52,6 +52,20 @@ class TrustedState:
         """
         return cls(root, root.key_ring())
 
+    def hold_to(self, pinned: Root) -> None:
+        """Raises WrongAudience or Equivocation if this is not a state of the pinned root's site."""
+        root = self.root
+        if root.site != pinned.site or root.suite != pinned.suite:
+            raise WrongAudience(
+                f"state of site {root.site} ({root.suite}), but the root document is of"
+                f" {pinned.site} ({pinned.suite}): give this agent a state directory of its own"
+            )
+        if root.version == pinned.version and root != pinned:
+            raise Equivocation(
+                f"another root document {pinned.version} than the one pinned before: give this"
+                " agent the one it was enrolled with, or a state directory of its own"
+            )
+
     def digest(self, data: bytes) -> str:
         """The hash of the site's suite, in hex."""
         return suite(self.root.suite).digest(data).hex()

@@ -20,7 +20,8 @@ from schemas.errors import (
 from schemas.policy import DoorMode
 from schemas.revocation import RevocationReason
 from tests.centre import AGENT, DOOR, NOW, SESSION, Centre, card, lockdown
-from tests.store_desk import CARDS, Clock, opener, put_in_force
+from tests.mortal import Killed, mortal
+from tests.store_desk import CARDS, Clock, bring, opener, put_in_force
 
 
 @pytest.fixture
@@ -205,9 +206,33 @@ async def test_the_pinned_file_stays_as_old_as_it_is(open_store, centre):
 
 
 async def test_a_lost_leaf_is_an_error_and_not_an_unknown_card(open_store, centre, tmp_path):
+    policy = centre.policy(1, CARDS, levels=2)
     async with open_store() as store:
-        await put_in_force(store, centre.policy(1, CARDS[:1]))
+        await put_in_force(store, policy)
         with sqlite3.connect(tmp_path / "trust.db") as database:
             database.execute("DELETE FROM chunks")
         with pytest.raises(PartialBundle):
             store.find(CARDS[0].card)
+    async with open_store() as store:
+        assert store.applied is None
+        assert store.staged == centre.policy_version(1, CARDS, levels=2)
+        while store.missing:
+            await store.add_chunk(policy[1][store.missing[0]])
+        await store.apply_staged()
+        assert [store.find(each.card).card for each in CARDS] == CARDS
+
+
+async def test_a_kill_at_new_policy_keys_leaves_nothing_staged_by_the_old_ones(
+    tmp_path, centre, clock
+):
+    pinned = centre.keys.root
+    with mortal(tmp_path) as fate:
+        store = await TrustStore.open(fate.path, pinned, AGENT, clock)
+        await bring(store, centre.policy(2, CARDS))
+        fate.arm("after", 1)
+        with pytest.raises(Killed):
+            await store.take_root(centre.next_root("policy"))
+        await store.close()
+        store = await TrustStore.open(fate.path, pinned, AGENT, clock)
+        assert (store.state.root.version, store.staged) == (2, None)
+        await store.close()
