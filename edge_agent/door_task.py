@@ -72,8 +72,8 @@ class DoorTask:
         """What gave the mode in force."""
         self._readers: list[tuple[Direction, Reader]] = []
         self._fault: str | None = None
-        self._broken: asyncio.Queue[OSError] = asyncio.Queue()
-        """What failed outside the door's own tasks, and must end them."""
+        self._broken: asyncio.Future[None] | None = None
+        """Gets what failed outside the door's own tasks, and must end them."""
         self._moved = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self._latencies: dict[str, Latency] = {}
@@ -96,12 +96,14 @@ class DoorTask:
     @property
     def contact(self) -> Contact:
         """What the contact shows; `fault` while the hardware fails."""
-        return self._found if self._state is None else self._state.contact
+        if self._state is None:
+            return self._found
+        return self._state.contact if self.served else "fault"
 
     @property
     def mode(self) -> DoorMode:
         """The door's mode now. A door that is not served is never unlocked."""
-        if self._state is not None:
+        if self._state is not None and self.served:
             return self._state.mode
         mode = self._house.mode(self.name).mode
         return DoorMode.LOCKED if mode is DoorMode.UNLOCKED else mode
@@ -109,7 +111,7 @@ class DoorTask:
     @property
     def served(self) -> bool:
         """Whether its hardware works, as far as is known."""
-        return self._state is not None
+        return self._state is not None and self._broken is not None and not self._broken.done()
 
     async def look(self, moved: Moved = _nothing) -> bool:
         """Go by what is in force now; False if the door can't, and is being started again.
@@ -117,20 +119,22 @@ class DoorTask:
         One that is not being served yet looks when it is. `moved` is called after the strike was.
         """
         async with self._one_at_a_time:
-            return await self._try(self._told(), moved)
+            return await self._try(self._told, moved)
 
     async def pulse(self, moved: Moved) -> bool:
         """Release the strike for one passage, as `look`. Raises DoorShut."""
         async with self._one_at_a_time:
             if self._state is not None and not heeds(self._state, Pulsed()):
                 raise DoorShut(f"door {self.name} is {self._state.set_mode}: end that first")
-            return await self._try(Pulsed(), moved)
+            return await self._try(Pulsed, moved)
 
-    async def _try(self, input: Input, moved: Moved) -> bool:
+    async def _try(self, input: Callable[[], Input], moved: Moved) -> bool:
+        """What fails here ends this door's tasks, and no one else's."""
         try:
-            return await self._step(input, moved)
-        except OSError as error:
-            self._broken.put_nowait(error)
+            return await self._step(input(), moved)
+        except Exception as error:
+            if self._broken is not None and not self._broken.done():
+                self._broken.set_exception(error)
             return False
 
     async def identify(self) -> bool:
@@ -155,7 +159,8 @@ class DoorTask:
             # Not before: until then a newer policy may be applied, and it alone is to count.
             async with self._one_at_a_time:
                 now_s = recorder.clock.monotonic()
-                self._io, self._broken, told = io, asyncio.Queue(), self._told()
+                self._io, told = io, self._told()
+                self._broken = asyncio.get_running_loop().create_future()
                 self._state, outputs = initial(told.settings, told.mode, self._found, now_s)
                 await self._carry_out(outputs)
             self.changed()
@@ -163,7 +168,7 @@ class DoorTask:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch_inputs(io))
                 tasks.create_task(self._watch_time())
-                tasks.create_task(self._watch_for_failure())
+                tasks.create_task(_raise_from(self._broken))
                 for direction, reader in self._readers:
                     tasks.create_task(self._watch_reader(direction, reader))
 
@@ -173,9 +178,6 @@ class DoorTask:
         self._readers = []
         if io is not None and state is not None and state.released:
             await io.set_strike(False)
-
-    async def _watch_for_failure(self) -> None:
-        raise await self._broken.get()
 
     async def _report_recovery(self) -> None:
         if self._fault is not None:
@@ -314,3 +316,7 @@ class DoorTask:
         ruling = self._house.mode(self.name)
         cause, self._source = cause_of(self._source, ruling.source), ruling.source
         return ModeSet(ruling.settings, ruling.mode, cause)
+
+
+async def _raise_from(broken: asyncio.Future[None]) -> None:
+    await broken

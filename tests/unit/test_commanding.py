@@ -262,3 +262,18 @@ async def test_who_was_granted_before_a_lockdown_gets_out_by_it_and_not_in(stand
     assert await stand.events("access.not_taken")
     await door._let_pass(outcome, outcome.grant, "out", reader)
     assert (stand.strikes[DOOR], shown[1:]) == ([True], [Feedback.GRANTED])
+
+
+@pytest.mark.parametrize("error", [OSError(5, "no relay"), ValueError("nobody foresaw this")])
+async def test_a_door_that_fails_at_a_lockdown_keeps_no_other_from_it(stand, error):
+    await stand.policy(door={"mode": "unlocked"})
+    await stand.ios[DOOR].put_contact("open")
+
+    async def fail(released):
+        raise error
+
+    stand.ios[DOOR].set_strike = fail
+    await stand.lock_down(("site", "demo"))
+    assert stand.strikes[OTHER] == [True, False]
+    front = stand.doors[DOOR]
+    assert (front.served, front.contact, front.mode) == (False, "fault", DoorMode.LOCKED_DOWN)
