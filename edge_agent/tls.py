@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -157,6 +157,6 @@ def server_context(root: Root) -> ssl.SSLContext:
 def _issued_by(certificate: x509.Certificate, authority: str) -> bool:
     try:
         certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.encode()))
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -172,14 +172,14 @@ def requested_key(csr: str, name: str) -> ec.EllipticCurvePublicKey:
         key = request.public_key()
         names = [str(n.value) for n in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         whole = len(request.subject)
-    except (ValueError, TypeError, x509.InvalidVersion, UnicodeEncodeError):
+        algorithm = request.signature_hash_algorithm
+    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm):
         raise BadRequest("not a PKCS #10 certificate request in PEM") from None
     # OpenSSL's other curves and RSA are not asked to verify anything for a stranger
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise BadRequest("certificate request for a key that is not on P-256")
     if names != [name] or whole != 1:
         raise BadRequest(f"certificate request whose subject is not CN={name} alone")
-    algorithm = request.signature_hash_algorithm
     if not isinstance(algorithm, hashes.SHA256):
         raise BadRequest("certificate request that is not signed with SHA-256")
     try:
