@@ -101,7 +101,8 @@ async def _take_over(stage: Stage, victim: Bare, name: str) -> None:
     control = stage.mark()
     seen = []
     if stage.observer.gone.is_set() or victim.gone.is_set():
-        raise TurnedAway(f"with the certificate of {PROBE}, the session of {name} was ended")
+        stage.found(f"connect as {name}", "ended its session", ok=False)
+        raise TurnedAway(f"the session of {name} is over")
     await stage.observer.publish(stage.topic(f"down/{VICTIM}/command"), control)
     if not await victim.hears(control):
         seen.append(f"{VICTIM} hears no more")

@@ -57,9 +57,6 @@ async def insecure_broker(port: int, server: str | None = None) -> AsyncIterator
         yield bound
 
 
-builtin_broker = insecure_broker
-
-
 def broker_context(files: TlsFiles, root: Root) -> ssl.SSLContext:
     """TLS 1.3 for clients that have a certificate of the site, and for no others."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -23,15 +23,18 @@ async def check_broker(target: Target) -> list[Finding]:
 
     Whatever happens, the two agents are cut off again at the end.
     """
+    findings: list[Finding] = []
     let_in = False
     try:
         async with observing(target) as stage:
-            let_in = True
+            let_in, stage.findings = True, findings
             for agent in (PROBE, VICTIM):
                 await stage.rights.admit(agent)
             await attempt_everything(stage)
-            return stage.findings
+            return findings
     except (TurnedAway, ConnectionError) as error:
+        if any(not finding.ok for finding in findings):  # no wonder
+            return [*findings, Finding("go on from there", "possible", str(error), ok=False)]
         raise CheckImpossible(
             f"the broker at {target.host}:{target.port} does not serve the check itself: {error};"
             " see that it runs, with what `ostiary broker config mosquitto` or `ostiary serve` set"

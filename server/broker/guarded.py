@@ -57,7 +57,8 @@ class Inbound(StreamReaderAdapter):  # type: ignore[misc]  # amqtt is untyped
         """Raises ConnectionError, which ends the connection."""
         if self._left == 0 and self._header is None:
             self._header = []
-        if self._header is None and not 0 <= n <= self._left:
+        # amqtt reads a header byte by byte; asked for more, it is beyond the end of a packet
+        if n != 1 if self._header is not None else not 0 <= n <= self._left:
             raise ConnectionError("a packet that does not add up")
         data: bytes = await super().read(n)
         if self._header is None:
@@ -263,7 +264,7 @@ class GuardedBroker(Broker):  # type: ignore[misc]
         except Exception as error:  # a parser met by bytes of a stranger: it may raise anything
             raise MQTTError("no CONNECT") from error
         rules = self._entry.rules(writer.who, session.client_id)
-        if rules is None or (session.will_flag and not rules.may_publish(session.will_topic)):
+        if rules is None or not _may_leave_its_will(session, rules):
             await ConnackPacket.build(0, NOT_AUTHORIZED).to_stream(writer)
             await writer.close()
             raise MQTTError("not authorised")
@@ -297,6 +298,10 @@ class GuardedBroker(Broker):  # type: ignore[misc]
         current = self._sessions.get(session.client_id)
         if current is not None and current[0] is session:
             await self._delete_session(session.client_id)
+
+
+def _may_leave_its_will(session: Session, rules: Rules) -> bool:
+    return not session.will_flag or rules.may_publish(session.will_topic)
 
 
 def _rules(session: Session) -> Rules:

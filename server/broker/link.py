@@ -14,15 +14,13 @@ from schemas.envelope import MAX_ENVELOPE_BYTES
 from schemas.errors import MalformedTopic
 from schemas.topics import EVENTS, every_up, parse_up
 from schemas.wary_mqtt import SILENT, be_wary
-from server.broker.grants import CONTROL_ANSWERS, UP_CHANNELS, server_id
+from server.broker.grants import CONTROL_ANSWERS, UP_CHANNELS
 from server.broker.limits import MOST_IN_FLIGHT
 from server.clock import Clock
 from server.config import broker_address
 from server.ingest.intake import Intake, Message
 from server.ingest.metrics import IngestMetrics
 from server.state import LinkStatus
-
-__all__ = ["Link", "NoBroker", "Offer", "server_id"]
 
 MIN_RETRY_S = 1.0
 MAX_RETRY_S = 60.0

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -28,6 +27,7 @@ from server.broker.limits import (
 from server.broker.unsafe import refuse_unsafe
 from server.files import write_durably
 from server.pki import Authority, pem_of
+from server.tls import LOCAL
 
 PLUGIN = "mosquitto_dynamic_security.so"
 CONFIGURATION = "mosquitto.conf"
@@ -49,8 +49,8 @@ class MosquittoSettings:
     plugin: Path
     address: str = "127.0.0.1"
     port: int = 8883
-    hosts: Sequence[str] = ()
-    """Names and addresses by which doors reach it; by default the address it listens on."""
+    hosts: Sequence[str] = LOCAL
+    """Names and addresses by which it is reached, for its certificate."""
     user: str | None = None
     """Whom mosquitto runs as when it is started by root."""
     crl: bytes | None = None
@@ -89,8 +89,7 @@ def write_configuration(
     written = [directory / CONFIGURATION]
     if authority is not None:
         key = ec.generate_private_key(ec.SECP256R1())
-        hosts = list(settings.hosts) or default_hosts(settings.address)
-        certificate = authority.for_server(key.public_key(), hosts, now)
+        certificate = authority.for_server(key.public_key(), settings.hosts, now)
         write_durably(directory / "authorities.pem", authority.pem.encode(), mode=0o644)
         write_durably(directory / "broker.pem", pem_of(certificate).encode(), mode=0o644)
         write_durably(directory / "broker.key", pem_of_key(key))
@@ -154,13 +153,6 @@ def configuration(settings: MosquittoSettings) -> str:
     text = "\n".join(lines) + "\n"
     refuse_unsafe(text, insecure_loopback=settings.insecure)
     return text
-
-
-def default_hosts(address: str) -> list[str]:
-    """How a listener on `address` is reached, as far as can be known from here."""
-    if ip_address(address).is_loopback:
-        return ["localhost", "127.0.0.1", "::1"]
-    return [address]
 
 
 def pem_of_key(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -109,16 +109,3 @@ def admitted_file(site_dir: Path) -> Path:
 def probes_file(site_dir: Path) -> Path:
     """Written by `ostiary broker check`."""
     return site_dir / "broker" / "probes.json"
-
-
-class Unenforced:
-    """For a plain broker on loopback, where everyone may do all, or one that others look after."""
-
-    async def admit(self, agent: str) -> None:
-        """Nothing to do."""
-
-    async def expel(self, agent: str) -> None:
-        """Nothing that could be done from here."""
-
-    async def reconcile(self, agents: Iterable[str]) -> None:
-        """Nothing to do."""

@@ -20,6 +20,7 @@ from server.log import configure_log
 from server.pki import Authority
 from server.site import Site, SiteError
 from server.store.agents import list_agents
+from server.tls import LOCAL, listener_files
 
 if TYPE_CHECKING:  # the other commands start without amqtt
     from server.broker.rights import Rights
@@ -32,7 +33,7 @@ app.add_typer(config_app, name="config")
 Listen = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 or :: for all.")]
 Host = Annotated[
     list[str] | None,
-    typer.Option(help="Name or address by which doors reach it; may be given again."),
+    typer.Option(help="By which doors reach it, besides the settings' `address`."),
 ]
 Insecure = Annotated[
     bool,
@@ -45,9 +46,6 @@ def run_command(
     site_dir: SiteDir = DEFAULT_SITE_DIR,
     listen: Listen = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any free one.")] = 8883,
-    host: Annotated[
-        str | None, typer.Option(help="Name or address by which doors reach it.")
-    ] = None,
     insecure: Insecure = False,
 ) -> None:
     """Run the built-in broker alone.
@@ -58,15 +56,14 @@ def run_command(
     _checked(listen, insecure)
     configure_log()
     try:
-        run(_run(site_dir, listen, port, host, insecure))
+        run(_run(site_dir, listen, port, insecure))
     except (SiteError, OSError) as error:
         fail(str(error))
 
 
-async def _run(site_dir: Path, listen: str, port: int, host: str | None, insecure: bool) -> None:
+async def _run(site_dir: Path, listen: str, port: int, insecure: bool) -> None:
     from server.app import stop_on_signals
     from server.broker.builtin import BrokerUnavailable, guarded_broker, insecure_broker
-    from server.tls import listener_files
 
     stop = stop_on_signals()
     try:
@@ -75,11 +72,11 @@ async def _run(site_dir: Path, listen: str, port: int, host: str | None, insecur
                 err.print(f"Broker: mqtt://127.0.0.1:{bound}, open to all here   stop: Ctrl-C")
                 await stop.wait()
             return
-        site, _ = the_site(site_dir)
+        site, config = the_site(site_dir)
         authority = site.authority(os.environ)
-        files = listener_files(site.path, authority, host or listen, SystemClock().now())
+        files = listener_files(site.path, authority, config.address, SystemClock().now())
         async with guarded_broker(site, files, port, listen) as bound:
-            err.print(f"Broker: mqtts://{host or listen}:{bound}   stop: Ctrl-C")
+            err.print(f"Broker: mqtts://{config.address}:{bound}   stop: Ctrl-C")
             await stop.wait()
     except BrokerUnavailable as error:
         fail(str(error))
@@ -124,11 +121,6 @@ def mosquitto(
     from server.broker.unsafe import UnsafeSetting
 
     _checked(listen, insecure)
-    if ipaddress.ip_address(listen).is_unspecified and not host and not insecure:
-        fail(
-            f"--listen {listen} is every address: name with --host the one by which doors reach"
-            " this machine, since the certificate has to say it"
-        )
     site, config = the_site(site_dir)
     directory = (out_dir or site.path / "mosquitto").absolute()
     try:
@@ -138,7 +130,7 @@ def mosquitto(
             plugin=Path() if insecure else plugin or find_plugin(),
             address=listen,
             port=port,
-            hosts=tuple(host or ()),
+            hosts=tuple(dict.fromkeys([*(host or ()), config.address, *LOCAL])),
             user=user,
             crl=(site.path / "crl.pem").read_bytes() if crl else None,
             insecure=insecure,
@@ -150,7 +142,7 @@ def mosquitto(
         fail(str(error))
     out.print(str(file))
     if not insecure:
-        where = host[0] if host else "localhost" if is_loopback(listen) else listen
+        where = settings.hosts[0]
         err.print(
             f"Rights for {len(agents)} agents. Next: mosquitto -c {settings.directory / file.name}"
             f"\n  ostiary serve --broker mqtts://{where}:{port}\n  ostiary broker check"

@@ -27,7 +27,7 @@ from edge_agent.recorder import Recorder
 from schemas.envelope import Signer
 from schemas.events import agent_source
 from server.app import _assemble
-from server.broker.link import server_id
+from server.broker.grants import server_id
 from server.feed.hub import Hub
 from server.site import Site
 from server.state import LinkStatus, ServerState

@@ -24,8 +24,8 @@ from schemas.envelope import Signer, open_envelope
 from schemas.events import ClockStatus, DoorData, agent_source
 from schemas.statement import sign_statement
 from schemas.topics import ACKNOWLEDGEMENT, EVENTS, down, every_up
+from server.broker.grants import server_id
 from server.broker.link import Link as ServerLink
-from server.broker.link import server_id
 from server.ingest.intake import Intake
 from server.ingest.metrics import IngestMetrics
 from server.site import Site, create_site

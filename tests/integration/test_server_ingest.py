@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from schemas.topics import ACKNOWLEDGEMENT, down
 from server.app import MOST_CONNECTIONS, Serving, _assemble, database
-from server.broker.builtin import builtin_broker
+from server.broker.builtin import insecure_broker
 from server.config import ServerConfig
 from server.feed.hub import Hub
 from server.ingest.intake import Intake, Message
@@ -334,7 +334,7 @@ async def test_the_builtin_broker_alone_serves_a_server_in_another_process(tmp_p
     pen.write()
     site = await make_site(tmp_path / "site", pen)
     async with (
-        builtin_broker(0) as port,
+        insecure_broker(0) as port,
         running(site, f"mqtt://127.0.0.1:{port}") as serving,
         agent(serving, pen, site) as front,
     ):

@@ -11,7 +11,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner, Result
 
-from server.broker.builtin import BrokerUnavailable, builtin_broker
+from server.broker.builtin import BrokerUnavailable, insecure_broker
 from server.cli.root import app
 from server.site import SiteError, only_server, open_site
 from tests.agent_pen import SITE, Pen
@@ -55,7 +55,7 @@ async def test_a_broker_of_its_own_says_so_too():
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(BrokerUnavailable, match="in use"),
     ):
-        async with builtin_broker(taken.getsockname()[1]):
+        async with insecure_broker(taken.getsockname()[1]):
             pass
 
 
@@ -113,7 +113,9 @@ def test_an_unknown_event_type_is_refused_and_the_known_ones_named(site_dir):
 
 
 def test_a_broker_address_that_is_none_is_explained(site_dir):
-    assert "nor mqtt://host:port" in said(ostiary("serve", "-d", site_dir, "--broker", "localhost"))
+    assert "nor mqtts://host:port" in said(
+        ostiary("serve", "-d", site_dir, "--broker", "localhost")
+    )
 
 
 def test_the_list_of_agents_shows_whole_fingerprints_on_a_narrow_terminal(site_dir, tmp_path):

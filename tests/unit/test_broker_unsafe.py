@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.broker.mosquitto import MosquittoSettings, configuration, default_hosts
+from server.broker.mosquitto import MosquittoSettings, configuration
 from server.broker.unsafe import UnsafeSetting, refuse_unsafe, unsafe
 
 SETTINGS = MosquittoSettings(
@@ -123,10 +123,3 @@ def test_a_key_that_is_missing_is_named(directory):
     (directory / "broker.key").unlink()
     with pytest.raises(UnsafeSetting, match=r"broker\.key: No such file"):
         refuse_unsafe(GOOD, files=directory)
-
-
-@pytest.mark.parametrize(
-    ("address", "host"), [("127.0.0.1", "localhost"), ("192.0.2.1", "192.0.2.1")]
-)
-def test_the_certificate_names_what_is_listened_on(address, host):
-    assert host in default_hosts(address)
