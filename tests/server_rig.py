@@ -16,7 +16,7 @@ from schemas.statement import open_statement
 from schemas.suites import SuiteName
 from schemas.topics import ACKNOWLEDGEMENT, down
 from server.app import Serving, serve
-from server.config import ServerConfig
+from server.config import BUILTIN, ServerConfig
 from server.site import Site, create_site
 from server.store.agents import add_agent
 from server.store.database import open_database
@@ -42,9 +42,12 @@ async def register(site: Site, pen: Pen) -> None:
 
 
 @asynccontextmanager
-async def running(site: Site, broker: str = "builtin") -> AsyncIterator[Serving]:
+async def running(site: Site, broker: str = BUILTIN) -> AsyncIterator[Serving]:
+    """The whole server; its own broker asks for no certificates, so that pens need none."""
     stop, ready = asyncio.Event(), asyncio.Future[Serving]()
-    config = ServerConfig(port=0, broker=broker, broker_port=0)
+    config = ServerConfig(
+        port=0, broker=broker, broker_port=0, enrol_port=0, insecure_loopback=broker == BUILTIN
+    )
     async with asyncio.TaskGroup() as group:
         task = group.create_task(serve(site, config, {}, stop=stop, ready=ready.set_result))
         await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
