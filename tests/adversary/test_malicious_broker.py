@@ -26,6 +26,7 @@ from schemas.topics import (
     SNAPSHOT,
 )
 from schemas.versions import LogHead
+from tests.door_stand import OTHER, door_stand
 from tests.link_rig import AGENT, DOOR, SITE, link_rig
 from tests.site_keys import SiteKeys
 from tests.site_voice import SiteVoice
@@ -142,6 +143,21 @@ async def test_a_freeze_is_noticed_because_the_heartbeat_names_what_is_held_back
         rig.honest = True
         await rig.event("policy.applied", policy_version=2)
         await rig.event("revocation.applied", sequence=2)
+
+
+async def test_a_freeze_of_all_makes_doors_stale_and_then_shut(tmp_path):
+    async with door_stand(tmp_path) as stand:
+        await stand.start()
+        await stand.policy(door={"grace_s": 900})
+        await stand.watch.look()
+        for passed_s, named in ((91, "policy.stale"), (810, "policy.expired")):
+            stand.clock.ahead_s += passed_s
+            await stand.watch.look()
+            ((_, told),) = await stand.events(named)
+            assert told["doors"] == [DOOR, OTHER]
+        assert stand.house.freshness(DOOR) == "expired"
+        await stand.ios[DOOR].press_rex()
+        await stand.until(lambda: stand.ios[DOOR].released)  # whoever is inside gets out
 
 
 async def test_a_fast_forward_is_refused(tmp_path):
