@@ -46,6 +46,9 @@ def read_yaml(data: bytes) -> Any:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
         raise BadYaml(f"{where}{error.problem or error.context}") from None
+    except yaml.reader.ReaderError as error:
+        line = data[: error.position].count(b"\n") + 1
+        raise BadYaml(f"line {line}: {error.reason.partition(':')[0]}") from None
     except yaml.YAMLError as error:
         raise BadYaml(" ".join(str(error).split())) from None
     return reader.value
