@@ -1,5 +1,6 @@
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -107,6 +108,14 @@ async def test_what_does_not_exist_is_a_problem(api, path):
 async def test_every_problem_type_explains_itself(api):
     for name, kind in KINDS.items():
         assert (await api.get(f"/problems/{name}")).json()["title"] == kind.title
+
+
+def test_the_documentation_lists_every_problem_type():
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    listed = re.findall(r"^\| `/problems/([a-z-]+)` \| ([0-9]+) \|", text, re.MULTILINE)
+    assert {name: int(status) for name, status in listed} == {
+        name: kind.status for name, kind in KINDS.items()
+    }
 
 
 async def test_a_failure_tells_the_client_nothing_of_our_insides(site, api):
