@@ -13,7 +13,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy import insert
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from server.distribution.commands import CommandMetrics, Commands, Session
 from server.distribution.heartbeats import Facts, HeartbeatMetrics, Heartbeats
@@ -71,6 +71,22 @@ class Broker:
         async with asyncio.timeout(20), self.came:
             await self.came.wait_for(lambda: len(self.messages) >= count)
         return self.messages
+
+
+class Forgetful:
+    """A database that writes, and then loses the connection before it says so."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        async with self._engine.begin() as connection:
+            yield connection
+        raise OSError("the connection was lost")
+
+    def connect(self) -> AsyncConnection:
+        return self._engine.connect()
 
 
 @dataclass

@@ -160,6 +160,7 @@ class Heartbeats:
                 await reserve(self._engine, self._reserved)
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             self._reserved = 0
+            self._urgent.update(dict.fromkeys(agents))
             log.error(
                 "heartbeats_held",
                 why=str(error)[:500],

@@ -181,6 +181,20 @@ async def test_one_door_that_does_not_take_its_command_holds_up_no_other(site):
     await asyncio.gather(first, second, return_exceptions=True)
 
 
+@pytest.mark.parametrize(
+    ("action", "seconds"),
+    [(Action.PULSE, 5), (Action.UNLOCK, 5), (Action.LOCK, 30), (Action.IDENTIFY, 30)],
+)
+async def test_what_moves_a_strike_is_soon_too_late(site, action, seconds):
+    until = MOMENT + timedelta(hours=1)
+    asking = asyncio.create_task(sent(site, action, until=until))
+    door = Door(site)
+    command = await door.take()
+    assert command.expires == MOMENT + timedelta(seconds=seconds)
+    door.execute(command)
+    await asking
+
+
 async def test_commands_to_one_agent_arrive_in_the_order_of_their_counters(site):
     asking = [asyncio.create_task(sent(site, Action.IDENTIFY)) for _ in range(5)]
     door = Door(site)

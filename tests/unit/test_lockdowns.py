@@ -10,7 +10,7 @@ from schemas.lockdown import Lockdowns
 from schemas.versions import LogHead
 from server.clock import microseconds
 from server.distribution.lockdowns import LockdownExists, NoSuchLockdown, TooManyLockdowns
-from tests.orders_rig import MOMENT, SITE, Orders, orders
+from tests.orders_rig import MOMENT, SITE, Forgetful, Orders, orders
 from tests.site_keys import SiteKeys
 
 AGENT = "front-agent"
@@ -168,4 +168,13 @@ async def test_a_change_that_failed_leaves_what_the_database_says(site):
         await connection.exec_driver_sql("delete from lockdown_statements where counter = 2")
     await site.lockdowns.end(began.id, "mei")
     assert site.lockdowns.active == ()
+    assert site.lockdowns.counter == 2
+
+
+async def test_a_change_that_happened_though_it_failed_is_known_at_the_next(site):
+    site.lockdowns._engine = Forgetful(site.engine)
+    with pytest.raises(OSError, match="lost"):
+        await site.lockdowns.start("site", SITE, [], "mei", id="fire")
+    site.lockdowns._engine = site.engine
+    assert (await site.lockdowns.end("fire", "mei")).id == "fire"
     assert site.lockdowns.counter == 2

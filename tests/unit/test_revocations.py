@@ -16,7 +16,7 @@ from server.distribution.revocation_messages import cut
 from server.distribution.revocations import BASE_INTERVAL_S, MARGIN, MAX_SKIPPED, Stopped, Subject
 from server.store.distribution_tables import revocations as table
 from server.store.model_tables import cards, persons
-from tests.orders_rig import MOMENT, Orders, orders, running
+from tests.orders_rig import MOMENT, Forgetful, Orders, orders, running
 
 LOST = RevocationReason.LOST
 STOLEN = RevocationReason.STOLEN
@@ -212,6 +212,19 @@ async def test_a_failed_write_tells_whoever_asked_and_the_next_one_goes_on(site)
     assert [n.data["subject"] for n in await site.announcements()] == [card(1), card(2)]
 
 
+async def test_a_write_that_happened_though_it_failed_is_not_written_again(site):
+    log = site.revocations
+    log._engine = Forgetful(site.engine)
+    with pytest.raises(OSError, match="lost"):
+        await log.revoke("card", card(1), LOST, "li")
+    log._engine = site.engine
+    assert (await log.revoke("card", card(1), LOST, "li")).sequence == 1
+    assert (await log.revoke("card", card(2), LOST, "li")).sequence == 2
+    follower = Follower(site)
+    await follower.pull()
+    assert follower.head == log.head
+
+
 async def test_whoever_is_far_behind_gets_a_snapshot(site, monkeypatch):
     monkeypatch.setattr("server.distribution.revocations.MAX_MESSAGES", 1)
     await site.revocations.revoke_all(lost(*range(MAX_ENTRIES + 1)), "li")
@@ -235,12 +248,17 @@ async def test_the_same_range_is_signed_once(site):
 
 async def test_chunks_of_a_snapshot_can_be_asked_for_while_a_newer_one_is_made(site):
     await site.revocations.revoke("card", card(1), LOST, "li")
-    _, chunks = await site.revocations.snapshot()
+    await site.revocations.snapshot()
     await site.revocations.revoke("card", card(2), LOST, "li")
     same, _ = await site.revocations.snapshot()
     newer, _ = await site.revocations.snapshot(above=1)
     assert newer != same
-    ((digest, body),) = chunks.items()
+    await site.revocations.revoke_all(lost(*range(3, 4 + MAX_ENTRIES)), "li")
+    far, many = await site.revocations.snapshot()
+    assert far not in (same, newer)
+    assert sum(len(read_denied(body)) for body in many.values()) == MAX_ENTRIES + 3
+    assert (await site.revocations.snapshot())[0] == far
+    ((digest, body),) = (await site.revocations.snapshot(above=1))[1].items()
     assert site.revocations.chunk(digest) == body
     assert site.revocations.chunk("0" * 64) is None
 
