@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks import decision, ingest, tap
+from benchmarks import decision, fleet, ingest, policy, tap
 from benchmarks.result import Row, show, write
 from edge_agent.demo.processes import ProcessFailed
 from schemas.suites import SuiteName
@@ -28,12 +28,16 @@ async def _backlog(name: SuiteName) -> list[Row]:
 
 MEASURES: dict[str, Callable[[], Coroutine[Any, Any, list[Row]]]] = {
     "decision": decision.measure,
+    "policy": policy.measure,
     "tap-gm": lambda: tap.measure("gm"),
     "tap-intl": lambda: tap.measure("intl"),
     "live-gm": lambda: _live("gm"),
     "live-intl": lambda: _live("intl"),
     "backlog-gm": lambda: _backlog("gm"),
     "backlog-intl": lambda: _backlog("intl"),
+    "fleet-1000-gm": lambda: fleet.measure("gm", 1_000),
+    "fleet-1000-intl": lambda: fleet.measure("intl", 1_000),
+    "fleet-10000-intl": lambda: fleet.measure("intl", 10_000),
 }
 
 

@@ -1,0 +1,159 @@
+"""A site with thousands of imagined doors: a broker, a server, and the fleet, each a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.site import reading
+from edge_agent.demo.building import healthy
+from edge_agent.demo.mosquitto import open_mosquitto
+from edge_agent.demo.processes import Child, command, free_port, listens, run, until
+from schemas.suites import SuiteName, suite
+from server.clock import SystemClock, microseconds
+from server.store.agents import insert_agent
+from server.store.database import open_database
+
+PEOPLE = 100
+PATIENCE_S = 600.0
+
+
+@dataclass
+class FleetSite:
+    """What is running, and how to speak to it."""
+
+    folder: Path
+    doors: int
+    broker: Child
+    client: httpx.AsyncClient
+
+    @property
+    def store(self) -> Path:
+        """The server's database, to be read beside it."""
+        return self.folder / "site" / "ostiary.db"
+
+    def fleet_says(self) -> dict[str, Any]:
+        """The fleet's newest line."""
+        lines = (self.folder / "fleet.log").read_text().splitlines()
+        said: dict[str, Any] = next((json.loads(t) for t in reversed(lines) if t[:1] == "{"), {})
+        return said
+
+    def receipts(self, sequence: int) -> list[int]:
+        """When each agent's receipt for the entry was committed, in microseconds."""
+        with reading(self.store) as database:
+            rows = database.execute(
+                "select source, min(recorded_us) from events where type = ?"
+                " and cast(line ->> '$.data.sequence' as integer) >= ? group by source",
+                ["io.ostiary.revocation.applied.v1", sequence],
+            )
+            return [recorded for _, recorded in rows]
+
+    async def call(self, method: str, path: str, body: object = None) -> Any:
+        """The server's API."""
+        answer = await self.client.request(method, path, json=body)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    async def converged(self, what: str) -> float:
+        """Wait until every door has confirmed everything; how many seconds that took."""
+        began_s = time.monotonic()
+        while True:
+            doors = (await self.call("GET", "/api/v1/doors/status"))["doors"]
+            behind = [door for door in doors if door["state"] != "converged"]
+            if len(doors) == self.doors and not behind:
+                return time.monotonic() - began_s
+            if time.monotonic() - began_s > PATIENCE_S:
+                raise SystemExit(f"{what}: {len(behind)} of {len(doors)} doors are behind")
+            await asyncio.sleep(0.5)
+
+
+@contextlib.asynccontextmanager
+async def fleet_site(folder: Path, name: SuiteName, doors: int) -> AsyncIterator[FleetSite]:
+    """A new site whose doors are all there, and have their policies."""
+    site, keys = folder / "site", folder / "fleet.keys"
+    await run(command("ostiary", "init", "--site", "bench", "--suite", name, "--dir", site))
+    await run(command("ostiary-fleet", "make", keys, "--doors", str(doors), "--suite", name))
+    entries = [json.loads(line) for line in keys.read_text().splitlines()]
+    await _register(site / "ostiary.db", entries, name)
+    port, broker_port = free_port(), free_port()
+    broker = Child("mosquitto", open_mosquitto(folder, broker_port), folder / "mosquitto.log")
+    serving = Child(
+        "server",
+        command(
+            *("ostiary", "serve", "--site-dir", site, "--port", str(port)),
+            *("--broker", f"mqtt://127.0.0.1:{broker_port}"),
+        ),
+        folder / "server.log",
+        {"OSTIARY_ENROL_PORT": str(free_port())},
+    )
+    fleet = Child(
+        "fleet",
+        command(
+            *("ostiary-fleet", "run", keys, "--root", site / "root.json"),
+            *("--port", str(broker_port), "--json"),
+        ),
+        folder / "fleet.log",
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        await broker.start()
+        await until(broker, lambda: listens(broker_port))
+        await serving.start()
+        await until(serving, lambda: healthy(f"{url}/"))
+        token = json.loads((site / "run.json").read_bytes())["token"]
+        async with httpx.AsyncClient(
+            base_url=url,
+            headers={"Authorization": f"Bearer {token}"},
+            trust_env=False,
+            timeout=PATIENCE_S,
+        ) as client:
+            there = FleetSite(folder, doors, broker, client)
+            await there.call("POST", "/api/v1/site-document", _document(doors))
+            await fleet.start()
+            await there.converged("the first policies")
+            yield there
+    finally:
+        for child in (fleet, serving, broker):
+            await child.stop()
+
+
+async def _register(database: Path, entries: list[dict[str, str]], name: SuiteName) -> None:
+    """Let the server know the agents, as their enrolment would have."""
+    engine = await open_database(database)
+    now_us = microseconds(SystemClock().now())
+    async with engine.begin() as connection:
+        for number, entry in enumerate(entries):
+            point = bytes.fromhex(entry["point"])
+            await insert_agent(connection, entry["agent"], suite(name), point, now_us + number)
+    await engine.dispose()
+
+
+def card(number: int) -> str:
+    """The id of one person's card."""
+    return f"{number:016x}"
+
+
+def _document(doors: int) -> dict[str, Any]:
+    every_day = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+    people = range(1, PEOPLE + 1)
+    return {
+        "schedules": {
+            "always": {"windows": [{"start": "00:00", "end": "24:00", "days": every_day}]}
+        },
+        "areas": {"inside": {}},
+        "doors": {
+            f"door-{n}": {"agent": f"agent-{n}", "area": "inside"} for n in range(1, doors + 1)
+        },
+        "groups": {"staff": {}},
+        "persons": {f"person-{n}": {"groups": ["staff"]} for n in people},
+        "cards": {card(n): {"person": f"person-{n}"} for n in people},
+        "rules": {"staff": {"group": "staff", "areas": ["inside"], "schedule": "always"}},
+    }
