@@ -19,7 +19,7 @@ from typing import Any
 from server.broker.grants import CONTROL, Grant, agent_grant, grants, refuse_own
 
 ANSWER_S = 10.0
-_ORDERS_AT_ONCE = 50
+_ORDERS_AT_ONCE = 10
 """In one message: the plugin writes its whole file after each order, while the broker waits."""
 _PAGE = 200
 _DEFAULTS = ("publishClientSend", "publishClientReceive", "subscribe", "unsubscribe")

@@ -31,6 +31,7 @@ PURE = {
         "server.ingest.receipts",
         "server.ingest.verify",
     },
+    "server/broker/grants.py": {"schemas"},
     "server/ingest/alarms.py": {"schemas", "server.ingest.verify"},
     "server/ingest/doors.py": {
         "schemas",
