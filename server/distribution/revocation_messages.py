@@ -18,7 +18,9 @@ from schemas.revocation import (
     Denied,
     Revocation,
     RevocationEntry,
+    RevocationReason,
     RevocationSnapshot,
+    RevokedKind,
     write_denied,
 )
 from schemas.statement import sign_statement
@@ -119,7 +121,16 @@ class RevocationMessages:
                 return kept.chunks[digest]
         return None
 
-    def _take(self, head: LogHead, denied: Sequence[Denied]) -> _Snapshot:
+    def _take(
+        self, head: LogHead, found: Mapping[tuple[RevokedKind, str], tuple[int, str]]
+    ) -> _Snapshot:
+        denied = [
+            # unchecked: this program wrote it, and its reader checks each line
+            Denied.model_construct(
+                kind=kind, subject=subject, sequence=sequence, reason=RevocationReason(reason)
+            )
+            for (kind, subject), (sequence, reason) in sorted(found.items(), key=_by_sequence)
+        ]
         chunks = {self._suite.digest(body).hex(): body for body in cut(denied)}
         statement = RevocationSnapshot(
             site=self._site,
@@ -130,6 +141,10 @@ class RevocationMessages:
             chunks=tuple(chunks),
         )
         return _Snapshot(head.sequence, sign_statement(statement, self._signer), chunks)
+
+
+def _by_sequence(found: tuple[object, tuple[int, str]]) -> int:
+    return found[1][0]
 
 
 def cut(denied: Sequence[Denied]) -> list[bytes]:

@@ -17,6 +17,7 @@ from schemas.errors import BrokenLog
 from schemas.revocation import RevocationReason
 from server.distribution import revocation_messages, revocations
 from server.distribution.revocations import Subject
+from server.store import revocations as rows
 from server.store.announcements import announcements
 from server.store.database import open_database
 from server.store.distribution_tables import revocations as table
@@ -73,10 +74,11 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio.Ru
 
 @pytest.fixture(autouse=True)
 def small_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a short log has ranges, snapshots, and snapshots that lag."""
+    """So that a short log has pages, ranges, snapshots, and snapshots that lag."""
     monkeypatch.setattr(revocations, "MAX_ENTRIES", 3)
     monkeypatch.setattr(revocation_messages, "MAX_ENTRIES", 3)
     monkeypatch.setattr(revocations, "MAX_MESSAGES", 2)
+    monkeypatch.setattr(rows, "_PAGE", 2)
 
 
 @settings(
