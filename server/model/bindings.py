@@ -4,12 +4,33 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from pydantic import ValidationError
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from schemas.events import CardBound, EventLine, event_name
 from server.clock import microseconds
 from server.model.revisions import next_revision, touch
 from server.store.model_tables import bindings, cards, doors
+
+MAX_KEY_VERSION = 255
+
+
+async def bind_by(connection: AsyncConnection, agent: str, event: EventLine) -> bool:
+    """Take note of an agent's `card.bound` event; of any other, and of a domain that none of its
+    doors is in, nothing. Returns as `bind`.
+    """
+    if event_name(event.type) != "card.bound":
+        return False
+    try:
+        said = CardBound.model_validate(event.data)
+    except ValidationError:  # a device's words: kept as they came, believed only if they make sense
+        return False
+    if not 1 <= said.key_version <= MAX_KEY_VERSION:
+        return False
+    if not await serves(connection, agent, said.domain):
+        return False
+    return await bind(connection, said.card, said.domain, said.key_version, event.id, event.time)
 
 
 async def serves(connection: AsyncConnection, agent: str, domain: str) -> bool:

@@ -48,7 +48,7 @@ class Change:
 
     async def put(self, kind: Kind[B], objects: Mapping[str, B]) -> None:
         """Create or replace these. What is as it was is left alone. Raises InvalidModel."""
-        if kind is AREAS:  # which name each other
+        if kind.name == AREAS.name:  # which name each other
             await self._put(kind, objects)
             return
         for some in in_chunks(list(objects.items())):

@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from schemas.card_chunks import slots
+from schemas.chain import Head, compose_line
+from schemas.events import EventLine, event_type
 from schemas.policy import CardState
-from server.model.bindings import bind, serves
+from server.model.bindings import bind, bind_by
 from server.model.document import SiteDocument, apply
 from server.model.reading import (
     agents_with_doors,
@@ -20,7 +22,7 @@ from server.model.reading import (
     served_doors,
     touched_since,
 )
-from tests.sample_site import MOMENT, open_site
+from tests.sample_site import MOMENT, SUITE, open_site
 
 MEI, LI, BO = "0102030405060708", "0102030405060709", "010203040506070a"
 EVENT = "0123456789abcdef-1"
@@ -213,10 +215,40 @@ async def test_a_binding_of_a_card_nobody_knows_yet_counts_when_it_is_known(site
     assert touched.agents == {"a-lab": {slot_of(stranger)}}
 
 
+def bound(**changes):
+    data = {"door": "lab", "card": BO, "domain": "labs", "key_version": 1} | changes
+    line, _ = compose_line(
+        Head("0123456789abcdef"),
+        SUITE.digest,
+        source="/sites/demo/agents/a-lab",
+        type=event_type(data.pop("name", "card.bound")),
+        subject="doors/lab",
+        time=MOMENT,
+        data=data | {"clock": {"status": "synced"}},
+    )
+    return EventLine.model_validate_json(line)
+
+
 async def test_only_who_serves_a_domain_speaks_for_it(site):
-    async with site.engine.connect() as connection:
-        assert await serves(connection, "a-lab", "labs")
-        assert not await serves(connection, "a-front", "labs")
+    async with site.engine.begin() as connection:
+        assert not await bind_by(connection, "a-front", bound())
+        assert await bind_by(connection, "a-lab", bound())
+        assert set(await cards_of(connection, "a-lab")) == {MEI, BO}
+
+
+async def test_a_binding_that_makes_no_sense_is_passed_over(site):
+    async with site.engine.begin() as connection:
+        for event in (
+            bound(card="no card"),
+            bound(card=None),
+            bound(key_version=0),
+            bound(key_version=2**62),
+            bound(domain="x" * 200),
+            bound(domain="front"),
+            bound(name="access.granted"),
+        ):
+            assert not await bind_by(connection, "a-lab", event)
+        assert set(await cards_of(connection, "a-lab")) == {MEI}
 
 
 async def test_what_is_compiled_is_told_no_more(site):
