@@ -6,6 +6,7 @@ import asyncio
 import random
 import secrets
 import signal
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -79,6 +80,12 @@ class Parts:
         elements = Elements(config.state_dir, kek, secrets.token_bytes)
         tls = TlsIdentity(config.state_dir, kek)
         return cls(config, root, SystemClock(), signer, elements, tls)
+
+    async def tls_context(self, root: Root) -> ssl.SSLContext | None:
+        """What the link shows and trusts; None in the clear. Raises BadSignature or OSError."""
+        if not self.config.broker.tls:
+            return None
+        return await asyncio.to_thread(self.tls.context, root)
 
     async def open_outbox(self) -> Outbox:
         """The agent's event store."""
@@ -194,8 +201,7 @@ async def _serve(parts: Parts, outbox: Outbox, store: TrustStore, notifier: Noti
         parts.signer,
         doors=ensemble,
         renewals=renewals,
-        tls=lambda: parts.tls.context(store.state.root) if config.broker.tls else None,
-        session_file=config.session_path,
+        tls=lambda: parts.tls_context(store.state.root),
         random=random.SystemRandom(),
         random_bytes=secrets.token_bytes,
     )

@@ -34,7 +34,7 @@ from edge_agent.readers.port import ReaderUnavailable
 from edge_agent.secure_element.port import ElementUnavailable
 from edge_agent.state_dir import StateDirBusy, is_held
 from edge_agent.tls import TlsIdentity
-from edge_agent.trust_tables import load
+from edge_agent.trust_tables import load, load_notes
 from edge_agent.watchdog import Notifier
 from schemas.errors import SchemaError
 
@@ -145,7 +145,7 @@ def _status(config: Config) -> dict[str, Any]:
     outbox, trust = connect(config.outbox_path), connect(config.trust_path)
     certificate_until = TlsIdentity(config.state_dir, b"").until
     try:
-        events, trusted = read_state(outbox), load(trust)
+        events, trusted, notes = read_state(outbox), load(trust), load_notes(trust)
     finally:
         outbox.close()
         trust.close()
@@ -160,19 +160,9 @@ def _status(config: Config) -> dict[str, Any]:
         "capacity": config.capacity,
         "lost": 0 if events.lost is None else events.lost.count,
         **({} if trusted is None else _trusted(trusted)),
-        "session": _session(config),
+        "session": notes.get("session") if is_held(config.state_dir) else None,
         "certificate_until": certificate_until and certificate_until.isoformat(),
     }
-
-
-def _session(config: Config) -> str | None:
-    """Of the connection to the broker; None without one. What a kill left behind is none."""
-    if not is_held(config.state_dir):
-        return None
-    try:
-        return config.session_path.read_text()
-    except FileNotFoundError:
-        return None
 
 
 def _trusted(state: TrustedState) -> dict[str, Any]:

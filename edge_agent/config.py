@@ -132,11 +132,6 @@ class Config(_Section):
         return self.state_dir / "trust.db"
 
     @property
-    def session_path(self) -> Path:
-        """The session of the connection to the broker, while there is one."""
-        return self.state_dir / "session"
-
-    @property
     def doorway_path(self) -> Path:
         """The socket of the virtual readers and doors."""
         return self.state_dir / "doorway.sock"

@@ -7,9 +7,9 @@ is a session of its own: what a broker kept from an earlier one commands nothing
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import ssl
-from collections.abc import Callable, Coroutine
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Coroutine
 from random import Random
 from typing import Any
 
@@ -54,8 +54,7 @@ class Link:
         *,
         doors: Doors,
         renewals: Renewals,
-        tls: Callable[[], ssl.SSLContext | None],
-        session_file: Path,
+        tls: Callable[[], Awaitable[ssl.SSLContext | None]],
         random: Random,
         random_bytes: RandomBytes,
     ) -> None:
@@ -63,8 +62,8 @@ class Link:
         self._broker = broker
         self._agent = agent
         self._site = store.state.root.site
+        self._store = store
         self._tls = tls
-        self._session_file = session_file
         self._random = random
         self._random_bytes = random_bytes
         self._client: aiomqtt.Client | None = None
@@ -132,7 +131,7 @@ class Link:
             log.info("left_unsaid", why=str(error))
 
     async def _connected(self) -> None:
-        tls = await asyncio.to_thread(self._tls)
+        tls = await self._tls()
         client = aiomqtt.Client(
             self._broker.host,
             self._broker.port,
@@ -151,7 +150,7 @@ class Link:
             _heed_cancellation()
             log.info("link_up", broker=f"{self._broker.host}:{self._broker.port}", session=session)
             self._client, self._inbox.session = client, session
-            await asyncio.to_thread(self._note, session)
+            await self._note(session)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._handover.run(self.say))
@@ -160,16 +159,12 @@ class Link:
                     tasks.create_task(self._receive(client))
             finally:
                 self._client = None
-                asyncio.get_running_loop().run_in_executor(None, self._note, None)
 
-    def _note(self, session: str | None) -> None:
+    async def _note(self, session: str) -> None:
         """For `ostiary-agent status`, which is a process of its own."""
         try:
-            if session is None:
-                self._session_file.unlink(missing_ok=True)
-            else:
-                self._session_file.write_text(session)
-        except OSError as error:
+            await self._store.note({"session": session})
+        except sqlite3.Error as error:
             log.warning("session_not_noted", why=str(error))
 
     def _endless(self, refusal: EndlessData) -> None:

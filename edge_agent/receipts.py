@@ -23,13 +23,13 @@ class Receipts:
 
     async def catch_up(self) -> None:
         """At the start: what the last run did not come to say. No root is new to a new agent."""
-        if "root" not in self._store.receipts:
-            await self._note({**self._store.receipts, "root": self._marks()["root"]})
+        if "root" not in self._store.notes:
+            await self._note({"root": self._marks()["root"]})
         await self.give()
 
     async def give(self, *, snapshot: bool = False) -> None:
         """Record a receipt for all that changed; `snapshot`: the revocations came as one."""
-        marks, told = self._marks(), self._store.receipts
+        marks, told = self._marks(), self._store.notes
         fresh = {what for what, mark in marks.items() if told.get(what) != mark}
         receipts = [(f"{what}.applied", self._data(what, snapshot)) for what in sorted(fresh)]
         for name, data in receipts:
@@ -60,7 +60,7 @@ class Receipts:
                 return {"policy_version": state.policy.counter, "hash": state.policy_hash}
             case "revocation":
                 head = state.revocation
-                before = int(self._store.receipts.get(what, "0").split()[0])
+                before = int(self._store.notes.get(what, "0").split()[0])
                 return {
                     "sequence": head.sequence,
                     "hash": head.hash,
@@ -73,6 +73,6 @@ class Receipts:
 
     async def _note(self, marks: dict[str, str]) -> None:
         try:
-            await self._store.note_receipts(marks)
+            await self._store.note(marks)
         except sqlite3.Error as error:
             log.error("receipt_not_noted", why=str(error))  # it is given again at the next start

@@ -57,8 +57,8 @@ class TrustStore:
         self._overrides: Mapping[str, Override] = {}
         self._denied_versions: frozenset[str] = frozenset()
         self._heard: Heard | None = None
-        self.receipts: Mapping[str, str] = {}
-        """What the server was told of what is in force: see `receipts.Receipts`."""
+        self.notes: Mapping[str, str] = {}
+        """What the agent remembers of its own doings: receipts that it gave, its session."""
 
     @classmethod
     async def open(cls, path: Path, pinned: Root, agent: str, clock: Clock) -> TrustStore:
@@ -211,9 +211,9 @@ class TrustStore:
         await self._writer.run(self._drop_staged)
         await self._writer.run(self._collect)
 
-    async def note_receipts(self, marks: Mapping[str, str]) -> None:
-        """Remember what the server was told. Raises sqlite3.Error."""
-        await self._writer.run(self._note_receipts, marks)
+    async def note(self, notes: Mapping[str, str]) -> None:
+        """Add to `notes`. Raises sqlite3.Error."""
+        await self._writer.run(self._note, notes)
 
     # What follows runs on the writer's thread, one after another.
 
@@ -225,7 +225,7 @@ class TrustStore:
                 tables.save(database, None, state)
         state.hold_to(pinned)
         self._state = state
-        self.receipts = tables.load_receipts(database)
+        self.notes = tables.load_notes(database)
         self._overrides = tables.load_overrides(database)
         self._denied_versions = tables.denied_versions(database)
         if state.heartbeat is not None:
@@ -346,10 +346,11 @@ class TrustStore:
         self._stage(None)
         return applied
 
-    def _note_receipts(self, database: Database, marks: Mapping[str, str]) -> None:
+    def _note(self, database: Database, notes: Mapping[str, str]) -> None:
+        kept = {**self.notes, **notes}
         with database.atomic():
-            tables.save_receipts(database, marks)
-        self.receipts = marks
+            tables.save_notes(database, kept)
+        self.notes = kept
 
     def _drop_staged(self, database: Database) -> None:
         if self._staging is None:

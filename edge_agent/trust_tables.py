@@ -24,7 +24,7 @@ from schemas.versions import LogHead
 
 _M = TypeVar("_M", bound=BaseModel)
 _FLOORS = TypeAdapter(dict[str, int])
-_MARKS = TypeAdapter(dict[str, str])
+_NOTES = TypeAdapter(dict[str, str])
 _ROLES = TypeAdapter(frozenset[RoleName])
 
 
@@ -83,14 +83,14 @@ def save_staged(database: Database, candidate: Candidate | None) -> None:
     _put(database, "staged_hash", None if candidate is None else candidate.hash)
 
 
-def load_receipts(database: Database) -> dict[str, str]:
-    """What the server was told, durably, of what is in force."""
-    return _MARKS.validate_json(_rows(database).get("receipts", "{}"))
+def load_notes(database: Database) -> dict[str, str]:
+    """What the agent noted of its own doings; another process may read it."""
+    return _NOTES.validate_json(_rows(database).get("notes", "{}"))
 
 
-def save_receipts(database: Database, marks: Mapping[str, str]) -> None:
-    """Keep it in place of what was there."""
-    _put(database, "receipts", _MARKS.dump_json(dict(marks)).decode())
+def save_notes(database: Database, notes: Mapping[str, str]) -> None:
+    """Keep these in place of those that were there."""
+    _put(database, "notes", _NOTES.dump_json(dict(notes)).decode())
 
 
 def add_denials(database: Database, denied: Iterable[Denied]) -> None:

@@ -92,12 +92,15 @@ class IdleRenewals:
         self.kept.append(certificate)
 
 
+async def in_the_clear() -> None:
+    """No TLS."""
+
+
 class LinkRig:
     """The agent's side, and what the broker can do to it. Open it with `link_rig`."""
 
     def __init__(
         self,
-        folder: Path,
         voice: SiteVoice,
         outbox: Outbox,
         store: TrustStore,
@@ -115,8 +118,7 @@ class LinkRig:
             self.signer,
             doors=self.doors,
             renewals=self.renewals,
-            tls=lambda: None,
-            session_file=folder / "session",
+            tls=in_the_clear,
             random=Hasty(),
             random_bytes=secrets.token_bytes,
         )
@@ -195,7 +197,7 @@ async def unconnected(folder: Path, voice: SiteVoice, port: int) -> AsyncIterato
     pinned = open_first_root(voice.roots[0])
     store = await TrustStore.open(folder / "trust.db", pinned, AGENT, SystemClock())
     try:
-        yield LinkRig(folder, voice, outbox, store, port)
+        yield LinkRig(voice, outbox, store, port)
     finally:
         await outbox.close()
         await store.close()
