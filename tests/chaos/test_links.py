@@ -16,8 +16,12 @@ import aiomqtt
 import pytest
 from prometheus_client import CollectorRegistry
 
+from edge_agent.config import Broker
+from edge_agent.core.trusted_time import TrustedTime
 from edge_agent.link import Link as AgentLink
 from edge_agent.outbox import Outbox, StoredLine
+from edge_agent.recorder import Recorder
+from edge_agent.trust_store import TrustStore
 from schemas.acknowledgement import Acknowledgement
 from schemas.chain import EVENTS_TYPE
 from schemas.envelope import Signer, open_envelope
@@ -34,6 +38,7 @@ from tests.agent_pen import Pen
 from tests.chaos import simulation
 from tests.chaos.simulation import EPOCH, Clock, Thread
 from tests.chaos.wire import Client, Wire
+from tests.link_rig import IdleDoors, IdleRenewals, in_the_clear
 
 SITE, AGENT = "demo", "front"
 PEN = Pen(AGENT)
@@ -67,11 +72,19 @@ class Bench:
 
     running: asyncio.Task[None]
 
-    def __init__(self, site: Site, wire: Wire, outbox: GatedOutbox) -> None:
+    def __init__(self, site: Site, wire: Wire, outbox: GatedOutbox, store: TrustStore) -> None:
         self.wire, self.outbox = wire, outbox
         self.server = Client(wire, identifier="server")
         self.link = AgentLink(
-            outbox, PEN.signer, site.root, AGENT, host="broker", port=1, random=Random(1)
+            Broker(tls=False),
+            store,
+            Recorder(outbox, Clock(), TrustedTime(), AGENT, "0"),
+            PEN.signer,
+            doors=IdleDoors(),
+            renewals=IdleRenewals(),
+            tls=in_the_clear,
+            random=Random(1),
+            random_bytes=Random(3).randbytes,
         )
         self._site = site
         self._online: Signer = site.signer("online", {})
@@ -113,7 +126,8 @@ async def bench(folder: Path) -> AsyncIterator[Bench]:
         )
         outbox.gate = asyncio.Event()
         outbox.gate.set()
-        it = Bench(site, wire, outbox)
+        store = await TrustStore.open(folder / "trust.db", site.root, AGENT, Clock())
+        it = Bench(site, wire, outbox, store)
         async with it.server:
             await it.server.subscribe(every_up(SITE, EVENTS), qos=1)
             it.running = asyncio.create_task(it.link.run())
@@ -167,7 +181,7 @@ async def test_an_agents_link_stops_though_its_connection_breaks_at_that_moment(
 @in_simulated_time
 async def test_the_servers_link_stops_though_its_connection_breaks_at_that_moment():
     wire = Wire("server", Counter())
-    status = LinkStatus("mqtt://broker:1")
+    status = LinkStatus("mqtt://localhost:1")
 
     class Parting(Client):
         async def __aexit__(self, *_: object) -> None:

@@ -153,11 +153,13 @@ class Client:
         if self._wire.clients.get(self._identifier) is self:
             self._wire.break_off(self._identifier)
 
-    async def subscribe(self, filter: str, qos: int) -> None:
+    async def subscribe(self, topic: str | list[tuple[str, int]], qos: int = 1) -> list[int]:
         await self._answer()
-        self.filters.append(filter)
+        wanted = [topic] if isinstance(topic, str) else [each for each, _ in topic]
+        self.filters += wanted
+        return [qos] * len(wanted)
 
-    async def publish(self, topic: str, payload: bytes, qos: int) -> None:
+    async def publish(self, topic: str, payload: bytes, qos: int, retain: bool = False) -> None:
         if self.gone.is_set():
             raise aiomqtt.MqttError("not connected")
         self._wire.carry(self._identifier, topic, payload)
