@@ -37,11 +37,13 @@ class Disk:
         self._crash_in: int | None = None
         self._lock = threading.Lock()
 
-    def connect(self, path: Path, real: Callable[..., sqlite3.Connection], **kwargs: Any) -> Any:
+    def connect(
+        self, path: Path | str, real: Callable[..., sqlite3.Connection], **kwargs: Any
+    ) -> Any:
         """`sqlite3.connect`, whose statements go by this disk."""
         connection = real(path, factory=_Connection, **kwargs)
         assert isinstance(connection, _Connection)
-        connection.disk = self
+        connection.disk, connection.log = self, Path(f"{path}-wal")
         return connection
 
     def crash_in(self, statements: int | None) -> None:
@@ -83,14 +85,14 @@ class Disk:
             connection.rollback()  # SQLite does so by itself after some errors
         raise sqlite3.OperationalError(_MESSAGES[self.sick])
 
-    def _crash_at(self, connection: sqlite3.Connection, verb: str, work: Callable[[], Any]) -> None:
-        (log,) = [*self.folder.glob("*-wal")] or [None]
-        before = log.stat().st_size if log else 0
+    def _crash_at(self, connection: Any, verb: str, work: Callable[[], Any]) -> None:
+        log = connection.log
+        before = log.stat().st_size if log and log.exists() else 0
         moment = self._dice.choice(("before", "after"))
         if moment == "after":
             work()
         self._die(f"kill {moment} {verb}")
-        grown = log.stat().st_size - before if log else 0
+        grown = log.stat().st_size - before if log and log.exists() else 0
         if log and verb == "COMMIT" and grown > 0 and self._dice.random() < 0.5:
             self._tally["commit cut in two"] += 1
             with (self.image / log.name).open("r+b") as file:
@@ -109,6 +111,8 @@ class Disk:
 
 class _Connection(sqlite3.Connection):
     disk: Disk | None = None
+    log: Path | None = None
+    """Its write-ahead log."""
 
     def cursor(self, factory: Any = None) -> Any:  # `execute` of the connection comes here too
         return super().cursor(_Cursor)

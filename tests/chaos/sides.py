@@ -20,10 +20,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from edge_agent.app import _keep, _watch_clock
+from edge_agent.config import Broker
 from edge_agent.core.trusted_time import TrustedTime
 from edge_agent.link import Link
 from edge_agent.outbox import Draft, Outbox, StoredLine
 from edge_agent.recorder import Recorder
+from edge_agent.trust_store import TrustStore
 from schemas.envelope import Signer
 from schemas.events import agent_source
 from server.app import _assemble
@@ -35,6 +37,7 @@ from server.store.database import open_database
 from tests.chaos.disk import Disk, Sickness
 from tests.chaos.simulation import Clock, Thread
 from tests.chaos.wire import Wire
+from tests.link_rig import IdleDoors, IdleRenewals, in_the_clear
 
 RESTART_S = 5.0
 LIVING: ContextVar[Side] = ContextVar("LIVING")
@@ -230,14 +233,19 @@ class Agent(Side):
         outbox.witness = self.witness
         self.witness.stands_at(outbox.state.acknowledged)
         recorder = Recorder(outbox, self.clock, TrustedTime(), self.name, "0")
+        store = await TrustStore.open(
+            self.disk.folder / "trust.db", self._site.root, self.name, self.clock
+        )
         link = Link(
-            outbox,
+            Broker(tls=False),
+            store,
+            recorder,
             self.signer,
-            self._site.root,
-            self.name,
-            host="broker",
-            port=1883,
+            doors=IdleDoors(),
+            renewals=IdleRenewals(),
+            tls=in_the_clear,
             random=Random(self.dice.random()),
+            random_bytes=self.dice.randbytes,
         )
         cause = await outbox.begin()
         started = recorder.about_agent(
@@ -247,6 +255,7 @@ class Agent(Side):
         self.outbox = outbox
         return [
             _keep("link", link.run),
+            _keep("refusals", link.refusals.run),
             _keep("clock", lambda: _watch_clock(recorder)),
             self._street(recorder),
         ]
@@ -302,7 +311,7 @@ class Server(Side):
             Hub(),
             self._site.name,
             self._site.suite,
-            LinkStatus("mqtt://broker:1883"),
+            LinkStatus("mqtt://localhost:1883"),
             clock=self.clock,
         )
         stack = AsyncExitStack()
