@@ -32,6 +32,7 @@ DOORS, GROUPS, AREAS = ("d0", "d1", "d2"), ("g0", "g1"), ("a0", "a1", "a2")
 PERSONS, SCHEDULES, CALENDARS = ("p0", "p1", "p2"), ("s0", "s1"), ("c0", "c1")
 
 moments = st.integers(-3, 3).map(lambda n: NOON + dt.timedelta(hours=12 * n))
+ALL_DAY = {"start": "00:00", "end": "24:00"}
 days = st.integers(-1, 2).map(lambda n: (NOON + dt.timedelta(days=n)).date().isoformat())
 clock = st.integers(0, 8).map(lambda n: f"{3 * n:02d}:00")
 
@@ -42,9 +43,14 @@ def ranges(draw):
     return {"start": start, "end": end}
 
 
+def sometimes(strategy):
+    """Mostly None: of many conditions that all must hold, most have to."""
+    return st.sampled_from([False, False, True]).flatmap(lambda yes: strategy if yes else st.none())
+
+
 @st.composite
 def valid(draw):
-    first, last = draw(st.none() | moments), draw(st.none() | moments)
+    first, last = draw(sometimes(moments)), draw(sometimes(moments))
     if first and last and first >= last:
         last = None
     return {
@@ -62,7 +68,8 @@ def schedules(draw):
     some_days = some_of(WEEKDAYS, 1)
     return {
         "windows": [
-            draw(ranges()) | {"days": draw(some_days)} for _ in range(draw(st.integers(0, 2)))
+            draw(st.just(ALL_DAY) | ranges()) | {"days": draw(st.just(WEEKDAYS) | some_days)}
+            for _ in range(draw(st.integers(0, 2)))
         ],
         "special_days": draw(st.dictionaries(days, st.lists(ranges(), max_size=1), max_size=2)),
         "calendars": [
@@ -87,16 +94,16 @@ def rules(draw):
 def persons(draw):
     groups = [
         {"group": name, "until": until and until.isoformat()}
-        for name in draw(some_of(GROUPS))
-        for until in [draw(st.none() | moments)]
+        for name in draw(some_of(GROUPS, 1))
+        for until in [draw(sometimes(moments))]
     ]
     return {"groups": groups, **draw(valid())}
 
 
 doors = st.fixed_dictionaries(
     {
-        "agent": st.none() | st.sampled_from(AGENTS),
-        "area": st.none() | st.sampled_from(AREAS),
+        "agent": st.sampled_from([None, *AGENTS, *AGENTS]),
+        "area": st.sampled_from([None, *AREAS]),
         "settings": st.sampled_from([{}, {"domain": "zone"}]),
     }
 )
@@ -124,13 +131,14 @@ def models(draw):
                 "state": draw(state),
                 **draw(valid()),
             }
-            for card in draw(some_of(CARDS))
+            for card in draw(some_of(CARDS, 2))
         },
-        "rules": {f"r{n}": draw(rules()) for n in range(draw(st.integers(0, 4)))},
+        "rules": {f"r{n}": draw(rules()) for n in range(draw(st.integers(1, 4)))},
     }
 
 
-bindings = st.sets(st.tuples(st.sampled_from(CARDS), st.sampled_from([*DOORS, "zone"])))
+everywhere = frozenset(product(CARDS, [*DOORS, "zone"]))
+bindings = st.sets(st.sampled_from(sorted(everywhere))) | st.just(everywhere)
 
 
 def may_pass(model, bound, door, card, now):
