@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -61,30 +61,39 @@ class AdmittedFile:
         self._turn = asyncio.Lock()
 
     async def admit(self, agent: str) -> None:
-        """Durably, before it returns."""
+        """Durably, before it returns. Raises ConnectionError."""
         refuse_own(self._site, agent)
-        async with self._turn:
-            await asyncio.to_thread(lambda: self._write(self._read() | {agent}))
+        await self._change(lambda names: names | {agent})
 
     async def expel(self, agent: str) -> None:
         """Durably, before it returns; the broker has seen it WATCH_S later at the most."""
-        async with self._turn:
-            await asyncio.to_thread(lambda: self._write(self._read() - {agent}))
+        await self._change(lambda names: names - {agent})
 
     async def reconcile(self, agents: Iterable[str]) -> None:
-        """Durably, before it returns."""
+        """Durably, before it returns, also in the place of a file that can't be read."""
         wanted = frozenset(refuse_own(self._site, agent) for agent in agents)
         async with self._turn:
             await asyncio.to_thread(self._write, wanted)
 
+    async def _change(self, change: Callable[[frozenset[str]], frozenset[str]]) -> None:
+        async with self._turn:
+            await asyncio.to_thread(lambda: self._write(change(self._read())))
+
     def _read(self) -> frozenset[str]:
-        return read_admitted(self._file)
+        try:
+            return read_admitted(self._file)
+        except SiteError as error:
+            raise ConnectionError(str(error)) from error
 
     def _write(self, names: frozenset[str]) -> None:
-        if self._file.exists() and self._read() == names:
-            return
-        self._file.parent.mkdir(mode=0o700, exist_ok=True)
-        write_durably(self._file, json.dumps(sorted(names)).encode())
+        data = json.dumps(sorted(names)).encode()
+        try:
+            if self._file.exists() and self._file.read_bytes() == data:
+                return
+            self._file.parent.mkdir(mode=0o700, exist_ok=True)
+            write_durably(self._file, data)
+        except OSError as error:
+            raise ConnectionError(f"{self._file}: {error.strerror}") from error
 
 
 def read_admitted(file: Path) -> frozenset[str]:
