@@ -21,7 +21,7 @@ from server.assembly import Assembly, Where
 from server.broker.builtin import LOOPBACK, guarded_broker, insecure_broker
 from server.broker.grants import server_id
 from server.clock import SystemClock
-from server.config import BUILTIN, ServerConfig
+from server.config import BUILTIN, ServerConfig, own_broker_host
 from server.enrolment.reception import Reached
 from server.feed.hub import Hub
 from server.pki import Authority
@@ -221,7 +221,7 @@ async def _broker(
     port = await stack.enter_async_context(
         guarded_broker(site, files, config.broker_port, config.broker_listen)
     )
-    return f"mqtts://localhost:{port}", server_id(site.name)
+    return f"mqtts://{own_broker_host(config)}:{port}", server_id(site.name)
 
 
 def _as_reached(url: str, config: ServerConfig) -> str:

@@ -98,6 +98,14 @@ class ServerConfig(BaseModel):
     )
 
 
+def own_broker_host(config: ServerConfig) -> str:
+    """Where the server itself finds the built-in broker, by a name that its certificate has."""
+    listens = ip_address(config.broker_listen)
+    if listens.is_loopback or listens.is_unspecified:
+        return "localhost"
+    return f"[{config.address}]" if ":" in config.address else config.address
+
+
 def load_config(file: Path, environ: Mapping[str, str]) -> ServerConfig:
     """The settings in `file`, overridden by OSTIARY_PORT and so on. Raises BadConfig."""
     try:

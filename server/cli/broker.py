@@ -15,7 +15,7 @@ from rich.table import Table
 
 from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, opened, out, run, the_site
 from server.clock import SystemClock
-from server.config import BUILTIN, ServerConfig, broker_address, is_loopback
+from server.config import BUILTIN, ServerConfig, broker_address, is_loopback, own_broker_host
 from server.log import configure_log
 from server.pki import Authority
 from server.site import Site, SiteError
@@ -227,10 +227,7 @@ def _url_of(config: ServerConfig) -> str:
         return config.broker
     if config.insecure_loopback:
         return f"mqtt://127.0.0.1:{config.broker_port}"
-    listens = ipaddress.ip_address(config.broker_listen)
-    here = "127.0.0.1" if listens.version == 4 else "::1"
-    host = here if listens.is_unspecified else config.broker_listen
-    return f"mqtts://{f'[{host}]' if ':' in host else host}:{config.broker_port}"
+    return f"mqtts://{own_broker_host(config)}:{config.broker_port}"
 
 
 def _table(findings: list[Finding]) -> Table:

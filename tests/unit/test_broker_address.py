@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from server.config import ServerConfig, broker_address
+from server.config import ServerConfig, broker_address, own_broker_host
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,16 @@ def test_the_builtin_broker_listens_on_an_address():
     assert ServerConfig(broker_listen="::1").broker_listen == "::1"
     with pytest.raises(ValidationError):
         ServerConfig(broker_listen="eth0")
+
+
+@pytest.mark.parametrize(
+    ("listens", "address", "host"),
+    [
+        ("127.0.0.1", "127.0.0.1", "localhost"),
+        ("0.0.0.0", "doors.example", "localhost"),
+        ("192.0.2.1", "doors.example", "doors.example"),
+        ("2001:db8::1", "2001:db8::1", "[2001:db8::1]"),
+    ],
+)
+def test_the_server_finds_its_own_broker_by_a_name_in_its_certificate(listens, address, host):
+    assert own_broker_host(ServerConfig(broker_listen=listens, address=address)) == host
