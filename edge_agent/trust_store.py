@@ -35,10 +35,10 @@ from schemas.versions import Version
 
 
 class TrustStore:
-    """Open it with `open`. What is read is in memory, but for one card and its denials.
+    """Open it with `open`. What is read is in memory, but for a card and its denials.
 
-    Those are looked up on the event loop itself: that takes some 50 us, a fraction of what handing
-    it to another thread and waiting for the interpreter costs at the worst moment.
+    Those are looked up on the event loop itself: that takes some 50 us, a fraction of what another
+    thread costs at the worst moment.
 
     The `take_*`, `offer_policy`, `add_chunk` and `apply_staged` calls raise refusals by their name
     (`schemas.errors`), or sqlite3.Error; either way nothing has changed.
@@ -215,7 +215,7 @@ class TrustStore:
         """Add to `notes`. Raises sqlite3.Error."""
         await self._writer.run(self._note, notes)
 
-    # What follows runs on the writer's thread, one after another.
+    # What follows runs on the writer's thread, one after another
 
     def _load(self, database: Database, pinned: Root) -> None:
         state = tables.load(database)
@@ -239,8 +239,7 @@ class TrustStore:
                 self._stage(whole)
             else:
                 self._in_force = InForce.of(whole)
-        staged = tables.load_staged(database)
-        if staged is not None:
+        if (staged := tables.load_staged(database)) is not None:
             self._stage(self._staging_of(database, staged))
 
     def _take_root(self, database: Database, envelope: bytes) -> None:
@@ -267,8 +266,8 @@ class TrustStore:
     def _take_snapshot(
         self, database: Database, envelope: bytes, bodies: Mapping[str, bytes], now: datetime
     ) -> None:
-        after = rules.after_snapshot(self._state, envelope, self._agent, now, bodies)
-        self._deny(database, *after)
+        state = self._state
+        self._deny(database, *rules.after_snapshot(state, envelope, self._agent, now, bodies))
 
     def _deny(self, database: Database, state: TrustedState, denied: tuple[Denied, ...]) -> None:
         versions = {each.subject for each in denied if each.kind == "key-version"}
@@ -360,15 +359,15 @@ class TrustStore:
         self._stage(None)
 
     def _collect(self, database: Database) -> None:
-        """Delete the chunks that no policy names any more."""
-        state, staging = self._state, self._staging
-        named = set(self._in_force.leaves.values())
-        if state.policy is not None:
-            named.update(state.policy.cards.values())
-        if staging is not None:
-            named.update(staging.candidate.policy.cards.values(), staging.leaves.values())
-        with database.atomic():
-            tables.forget_chunks(database, tables.chunk_digests(database) - named)
+        """Delete the chunks that the policy in force does not name.
+
+        Not while another is staged: which of them it names shows only as its indexes come.
+        """
+        if self._staging is None:
+            named = set(self._in_force.leaves.values())
+            named.update(() if self._state.policy is None else self._state.policy.cards.values())
+            with database.atomic():
+                tables.forget_chunks(database, tables.chunk_digests(database) - named)
 
     def _keep(
         self, database: Database, state: TrustedState, more: Callable[[], None] | None = None
@@ -383,8 +382,11 @@ class TrustStore:
         self._state = state
 
     def _staging_of(self, database: Database, candidate: rules.Candidate) -> Staging:
-        have = tables.chunk_digests(database)
-        return Staging(candidate, have.__contains__, lambda digest: tables.chunk(database, digest))
+        return Staging(
+            candidate,
+            lambda digest: tables.has_chunk(database, digest),
+            lambda digest: tables.chunk(database, digest),
+        )
 
     def _stage(self, staging: Staging | None) -> None:
         self._staging = staging

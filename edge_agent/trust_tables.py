@@ -149,6 +149,12 @@ def chunk(database: Database, digest: str) -> bytes | None:
     return None if row is None else bytes(row[0])
 
 
+def has_chunk(database: Database, digest: str) -> bool:
+    """Whether a chunk is kept."""
+    row = database.execute("SELECT 1 FROM chunks WHERE digest = ?", [bytes.fromhex(digest)])
+    return row.fetchone() is not None
+
+
 def chunk_digests(database: Database) -> set[str]:
     """The digests of all chunks."""
     return {digest.hex() for (digest,) in database.execute("SELECT digest FROM chunks")}

@@ -1,7 +1,8 @@
 """Whatever comes, in whatever order, and wherever the agent is killed: it never goes back.
 
 The broker plays back all it ever saw, and the attacker holds every key but root's: so all that is
-said here is properly signed, and most of it is a lie.
+said here is properly signed, and most of it is a lie. New keys may count anew: even so, what was
+denied stays denied, and what was shut stays shut.
 """
 
 from __future__ import annotations
@@ -33,6 +34,13 @@ subjects = st.sampled_from(
 )
 small = st.integers(1, 4)
 KINDS = ("root", "heartbeat", "policy", "revocation", "snapshot", "lockdown", "command")
+
+
+COUNTED_BY = {
+    "policy": ("policy",),
+    "revoke": ("revocation",),
+    "online": ("heartbeat", "lockdown", "command"),
+}
 
 
 class TrustMachine(RuleBasedStateMachine):
@@ -193,10 +201,21 @@ class TrustMachine(RuleBasedStateMachine):
     def command(self, counter, action, kill):
         self.say("command", self.centre.command(counter, action), kill)
 
-    @rule(kill=kills)
-    def root(self, kill):
-        if self.centre.keys.version < 4:
-            self.say("root", self.centre.next_root(), kill)
+    @rule(role=st.none() | st.sampled_from(list(COUNTED_BY)), kill=kills)
+    def root(self, role, kill):
+        if (
+            self.centre.keys.version >= 4
+            or self.store.state.root.version < self.centre.keys.version
+        ):
+            return
+        envelope = self.centre.next_root(*[role] * (role is not None))
+        self.say("root", envelope, kill)
+        self.message("root", envelope, None)  # a kill may have kept it from being pinned
+        for name in COUNTED_BY.get(role, ()):  # a new key counts anew
+            self.highest[name] = 0
+            self.contents = {key: held for key, held in self.contents.items() if key[0] != name}
+        if role is not None:  # the heartbeat that is held names no more what the old key counted
+            self.contents.pop(("heartbeat", self.highest["heartbeat"]), None)
 
     @rule(data=st.data(), kill=kills)
     def playback(self, data, kill):
@@ -227,6 +246,8 @@ class TrustMachine(RuleBasedStateMachine):
             return
         state = self.store.state
         for name, number in _numbers(state).items():
+            if any(name in COUNTED_BY[role] for role in state.renewed):
+                continue  # until the new key speaks, what the old one counted is only kept
             assert number >= self.highest[name], name
             self.highest[name] = number
             content = _contents(state)[name]

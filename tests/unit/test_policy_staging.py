@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from schemas.card_chunks import MAX_CHUNK_BYTES, write_leaf
+from schemas.card_chunks import MAX_CHUNK_BYTES, slots, write_leaf
 from schemas.errors import (
     MalformedChunk,
     MixAndMatch,
@@ -111,6 +111,22 @@ async def test_old_chunks_go_once_no_policy_names_them(open_store, centre, tmp_p
         await bring(store, new)
         await store.apply_staged()
         assert digests(tmp_path) == set(new[1])
+
+
+async def test_what_a_staged_policy_shares_with_one_before_it_is_kept_over_a_restart(
+    open_store, centre
+):
+    both = CARDS[1:3]
+    assert len({slots(each.card)[0] for each in both}) == 1  # so they have an index in common
+    old, new = (centre.policy(n, both[:n], levels=2) for n in (1, 2))
+    async with open_store() as store:
+        await bring(store, old)
+        await bring(store, new, only=0)
+    async with open_store() as store:
+        while store.missing:
+            await store.add_chunk(new[1][store.missing[0]])
+        await store.apply_staged()
+        assert [store.find(each.card).card for each in both] == both
 
 
 async def test_a_policy_that_is_dropped_leaves_nothing_behind(open_store, centre, tmp_path):
