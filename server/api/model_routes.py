@@ -38,6 +38,7 @@ PATHS = {kind.name: f"/api/v1/{kind.plural}" for kind in KINDS} | {
     DOORS.name: "/api/v1/door-configurations"  # /api/v1/doors is how they are, not how meant to be
 }
 REFUSALS = (UNAUTHORISED, FORBIDDEN, INVALID)
+_MAX_DEPTH = 20
 IfMatch = Annotated[
     str | None,
     Header(description="the `ETag` you have seen; if it is not that any more, nothing is changed"),
@@ -282,16 +283,18 @@ def _patched(kind: Kind[Any], body: Body, patch: dict[str, Any]) -> Body:
     return made
 
 
-def _merge(target: Any, patch: Any) -> Any:
-    """RFC 7396, 2."""
+def _merge(target: Any, patch: Any, depth: int = 0) -> Any:
+    """RFC 7396, 2. Raises Problem."""
     if not isinstance(patch, dict):
         return patch
+    if depth > _MAX_DEPTH:
+        raise Problem(INVALID, f"the patch is nested more than {_MAX_DEPTH} deep", errors=[])
     merged = dict(target) if isinstance(target, dict) else {}
     for name, value in patch.items():
         if value is None:
             merged.pop(name, None)
         else:
-            merged[name] = _merge(merged.get(name), value)
+            merged[name] = _merge(merged.get(name), value, depth + 1)
     return merged
 
 

@@ -1,3 +1,4 @@
+import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -197,6 +198,59 @@ async def test_who_has_seen_an_older_state_changes_nothing(api):
     answer = await api.get("/api/v1/groups/staff")
     assert answer.json()["name"] == "All staff"
     assert answer.headers["etag"] == second.headers["etag"]
+
+
+async def test_of_many_who_saw_the_same_state_one_changes_it(api):
+    seen = (await put(api, "groups/staff", {})).headers["etag"]
+    answers = await asyncio.gather(
+        *(
+            api.put("/api/v1/groups/staff", json={"name": str(n)}, headers={"If-Match": seen})
+            for n in range(8)
+        )
+    )
+    assert sorted(answer.status_code for answer in answers) == [200] + [412] * 7
+    (won,) = (answer.json() for answer in answers if answer.status_code == 200)
+    assert (await get(api, "groups/staff"))["name"] == won["name"]
+
+
+async def test_changes_at_once_follow_one_another(api):
+    await put(api, "groups/staff", {})
+    answers = await asyncio.gather(
+        *(api.put(f"/api/v1/persons/p{n}", json={"groups": ["staff"]}) for n in range(8))
+    )
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["revision"] for answer in answers}) == 8
+
+
+async def test_a_patch_without_end_is_refused(api):
+    await put(api, "groups/staff", {})
+    deep = '{"name":' * 400 + "1" + "}" * 400
+    answer = await api.patch(
+        "/api/v1/groups/staff", content=deep, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 422
+    assert "nested" in answer.json()["detail"]
+
+
+async def test_a_stale_plan_is_not_applied(api):
+    plan = await api.post("/api/v1/site-document?dry_run=true", json={"groups": {"staff": {}}})
+    tag = f'"{plan.json()["revision"]}"'
+    await put(api, "groups/guests", {})
+    stale = await api.post(
+        "/api/v1/site-document", json={"groups": {"staff": {}}}, headers={"If-Match": tag}
+    )
+    assert stale.status_code == 412
+    current = (await api.get("/api/v1/site-document")).headers["etag"]
+    fresh = await api.post(
+        "/api/v1/site-document", json={"groups": {"staff": {}}}, headers={"If-Match": current}
+    )
+    assert fresh.json()["applied"]
+
+
+async def test_a_document_with_a_member_twice_is_refused(api):
+    for body in ('{"groups": {"a": {}, "a": {}}}', '{"groups": {}', "[]", "\xff", ""):
+        answer = await api.post("/api/v1/site-document", content=body)
+        assert answer.status_code == 422, body
 
 
 async def test_putting_what_is_there_is_no_change(site, api):
