@@ -67,7 +67,7 @@ class FleetSite:
         began_s = time.monotonic()
         while True:
             doors = (await self.call("GET", "/api/v1/doors/status"))["doors"]
-            behind = [door for door in doors if door["state"] != "converged"]
+            behind = [d for d in doors if d["state"] != "converged" or not d["desired"]["policy"]]
             if len(doors) == self.doors and not behind:
                 return time.monotonic() - began_s
             if time.monotonic() - began_s > PATIENCE_S:

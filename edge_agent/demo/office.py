@@ -54,7 +54,7 @@ class Office:
             async with asyncio.timeout(READY_S):
                 while True:
                     doors = (await self._call("GET", "/api/v1/doors/status"))["doors"]
-                    if doors and all(door["state"] == "converged" for door in doors):
+                    if doors and all(map(_has_all, doors)):
                         return
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
@@ -69,6 +69,10 @@ class Office:
         if answer.is_error:
             raise ProcessFailed(f"{method} {path}: {answer.status_code} {answer.text[:1000]}")
         return answer.json() if answer.content else None
+
+
+def _has_all(door: Mapping[str, Any]) -> bool:
+    return door["state"] == "converged" and door["desired"]["policy"] is not None
 
 
 def _behind(doors: list[dict[str, Any]]) -> Iterator[str]:
