@@ -23,6 +23,7 @@ from server.cli import (
     events,
     lockdown,
     policy,
+    reinstate,
     revoke,
     root_document,
     standing,
@@ -64,6 +65,7 @@ agents.app.command("reboot")(doors.reboot)
 app.command("apply")(apply.apply)
 app.command("export")(apply.export)
 app.command("revoke")(revoke.revoke)
+app.command("reinstate")(reinstate.reinstate)
 
 
 def main() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from schemas.versions import LogHead
 from server.cli.root import app
 from server.run_file import run_file
+from server.state import ServerState
 from tests.sample_site import LOCAL_TOKEN, open_site, serving
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "site.yaml"
@@ -20,8 +23,8 @@ EXAMPLE = Path(__file__).parents[2] / "docs" / "site.yaml"
 class Desk:
     """Somebody at a terminal of the server's machine."""
 
-    def __init__(self, site_dir: Path, url: str) -> None:
-        self.site_dir, self.url = site_dir, url
+    def __init__(self, site_dir: Path, url: str, state: ServerState | None = None) -> None:
+        self.site_dir, self.url, self.state = site_dir, url, state
 
     async def run(self, *words: str, answer: str | None = None, **environ: str) -> Result:
         arguments = [*words, "--site-dir", str(self.site_dir)]
@@ -45,7 +48,7 @@ class Desk:
 async def desk(tmp_path):
     async with open_site(tmp_path / "ostiary.db") as site, serving(site) as url:
         with run_file(tmp_path, url, LOCAL_TOKEN):
-            yield Desk(tmp_path, url)
+            yield Desk(tmp_path, url, site.state)
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -150,6 +153,15 @@ async def test_a_token_is_made_used_listed_and_revoked(desk):
     await desk.good("tokens", "revoke", "robot")
     assert "was revoked" in await desk.bad("export", **elsewhere)
     assert "there is no token robot" in await desk.bad("tokens", "revoke", "robot")
+
+
+async def test_who_was_revoked_is_let_in_again(desk):
+    await desk.good("apply", str(EXAMPLE), "--yes")
+    desk.state.revocations = SimpleNamespace(head=LogHead(sequence=7, hash="a" * 64))
+    said = await desk.good("reinstate", "card", "0102030405060708")
+    assert said == "Card 0102030405060708: revocations up to 7 are answered.\n"
+    assert "up to 7" in await desk.good("reinstate", "person", "mei")
+    assert "there is no person nobody" in await desk.bad("reinstate", "person", "nobody")
 
 
 async def test_without_a_server_the_command_says_so(tmp_path):
