@@ -143,6 +143,11 @@ def mosquitto(
     out.print(str(file))
     if not insecure:
         where = settings.hosts[0]
+        if user is None and os.geteuid() == 0:
+            err.print(
+                "These files are root's: if root starts mosquitto, it goes on as the user mosquitto"
+                " and can't read them. Then run this again with --user mosquitto."
+            )
         err.print(
             f"Rights for {len(agents)} agents. Next: mosquitto -c {settings.directory / file.name}"
             f"\n  ostiary serve --broker mqtts://{where}:{port}\n  ostiary broker check"
