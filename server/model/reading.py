@@ -20,7 +20,6 @@ from sqlalchemy import (
     func,
     or_,
     select,
-    true,
     union,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -31,6 +30,7 @@ from server.clock import from_microseconds
 from server.core.compiler import AgentModel
 from server.model.paths import areas_around, rule_door_pairs
 from server.model.revisions import STRUCTURE_ONLY
+from server.model.stored import in_chunks
 from server.model.times import read_schedules
 from server.store.model_tables import (
     bindings,
@@ -167,26 +167,6 @@ async def _cards(
     connection: AsyncConnection, agent: AgentModel, slots: Sequence[int]
 ) -> dict[int, list[PolicyCard]]:
     whole = len(slots) == SLOTS  # then all of the site's other cards need not be looked at
-    here = true() if whole else _in_slots(slots)
-    matters = cards.c.id.in_(_ids(agent)) if whole else and_(here, _is_relevant(agent))
-    in_groups = (
-        select(memberships.c.person, memberships.c.group, memberships.c.until_us)
-        .join(cards, cards.c.person == memberships.c.person)
-        .where(here, memberships.c.group.in_(agent.groups))
-        .distinct()
-    )
-    groups: dict[str, list[tuple[str, int | None]]] = {}
-    for person, group, until_us in await connection.execute(in_groups):
-        groups.setdefault(person, []).append((group, until_us))
-    bound = (
-        select(bindings.c.card, bindings.c.domain)
-        .join(cards, cards.c.id == bindings.c.card)
-        .where(here, bindings.c.domain.in_(agent.domains))
-    )
-    domains: dict[str, list[str]] = {}
-    for card, domain in await connection.execute(bound):
-        domains.setdefault(card, []).append(domain)
-    found: dict[int, list[PolicyCard]] = {}
     query = (
         select(
             cards,
@@ -195,16 +175,47 @@ async def _cards(
             persons.c.cleared.label("person_cleared"),
         )
         .join(persons, persons.c.id == cards.c.person)
-        .where(matters)
+        .where(cards.c.id.in_(_ids(agent)) if whole else and_(_in(slots), _is_relevant(agent)))
         .order_by(cards.c.id)
     )
-    for row in await connection.execute(query):
+    rows = (await connection.execute(query)).all()
+    # By names, not by a join: SQLite would rather go through all members of a group for each slot.
+    groups = await _groups(connection, agent, sorted({row.person for row in rows}))
+    domains = await _domains(connection, agent, [row.id for row in rows])
+    found: dict[int, list[PolicyCard]] = {}
+    for row in rows:
         card = _policy_card(row, sorted(groups.get(row.person, ())), domains.get(row.id, ()))
         found.setdefault(row.slot, []).append(card)
     return found
 
 
-def _in_slots(slots: Sequence[int]) -> ColumnElement[bool]:
+async def _groups(
+    connection: AsyncConnection, agent: AgentModel, of: Sequence[str]
+) -> dict[str, list[tuple[str, int | None]]]:
+    groups: dict[str, list[tuple[str, int | None]]] = {}
+    for some in in_chunks(of):
+        query = select(memberships.c.person, memberships.c.group, memberships.c.until_us).where(
+            memberships.c.person.in_(some), memberships.c.group.in_(agent.groups)
+        )
+        for person, group, until_us in await connection.execute(query):
+            groups.setdefault(person, []).append((group, until_us))
+    return groups
+
+
+async def _domains(
+    connection: AsyncConnection, agent: AgentModel, of: Sequence[str]
+) -> dict[str, list[str]]:
+    domains: dict[str, list[str]] = {}
+    for some in in_chunks(of):
+        query = select(bindings.c.card, bindings.c.domain).where(
+            bindings.c.card.in_(some), bindings.c.domain.in_(agent.domains)
+        )
+        for card, domain in await connection.execute(query):
+            domains.setdefault(card, []).append(domain)
+    return domains
+
+
+def _in(slots: Sequence[int]) -> ColumnElement[bool]:
     if len(slots) == slots[-1] - slots[0] + 1:
         return cards.c.slot.between(slots[0], slots[-1])
     return cards.c.slot.in_(slots)
