@@ -62,7 +62,7 @@ async def _measure(engine: AsyncEngine, compiler: Compiler) -> list[Row]:
     whole_bytes = await _bytes(engine, set())
     took_ms, changed_bytes = [], []
     for n in range(CHANGES):
-        card = _card_id(n * 7919)
+        card = _card_id(n * 7919 % CARDS)
         before = await _digests(engine)
         async with engine.begin() as connection:
             lost = update(tables.cards).where(tables.cards.c.id == card).values(state="lost")
