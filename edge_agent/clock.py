@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from schemas.events import ClockStatus
+from schemas.event_data import ClockStatus
 
 SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
 

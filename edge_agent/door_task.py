@@ -33,7 +33,7 @@ from edge_agent.house import House
 from edge_agent.log import first_cause, log
 from edge_agent.readers.port import CardRemoved, Feedback, Reader, ReaderUnavailable
 from edge_agent.tap import Tap, TapOutcome
-from schemas.events import Latency
+from schemas.event_data import Latency
 from schemas.policy import DoorMode
 
 READER_PAUSE_S = 2.0

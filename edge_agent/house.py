@@ -19,7 +19,7 @@ from edge_agent.elements import Elements
 from edge_agent.readers.port import Reader
 from edge_agent.recorder import Recorder
 from edge_agent.trust_store import TrustStore
-from schemas.events import ClockStatus
+from schemas.event_data import ClockStatus
 from schemas.policy import DoorMode, DoorSettings
 from schemas.suites import RandomBytes
 

@@ -24,7 +24,8 @@ from edge_agent.database import DatabaseThread
 from edge_agent.outbox_tables import Cause, Loss, OutboxState, StoredLine, Why
 from schemas.chain import Digest, compose_line
 from schemas.errors import MalformedEvent
-from schemas.events import BufferHigh, EventsLost, agent_subject, event_type
+from schemas.event_data import BufferHigh, EventsLost
+from schemas.events import agent_subject, event_type
 from schemas.suites import RandomBytes
 
 P = ParamSpec("P")

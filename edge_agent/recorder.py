@@ -12,7 +12,8 @@ from edge_agent.core.trusted_time import TrustedTime
 from edge_agent.log import log
 from edge_agent.outbox import Draft, Outbox, OutboxFailed
 from edge_agent.outbox_tables import StoredLine
-from schemas.events import EVENT_DATA, ClockStatus, agent_subject, door_subject
+from schemas.event_data import ClockStatus
+from schemas.events import EVENT_DATA, agent_subject, door_subject
 
 DURABLE_WITHIN_S = 0.1
 """A disk that takes longer to store an event does not hold the door."""

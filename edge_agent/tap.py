@@ -16,7 +16,7 @@ from edge_agent.house import House
 from edge_agent.lookup import Found
 from edge_agent.outbox import Draft
 from edge_agent.readers.port import CardChannel, Feedback
-from schemas.events import Latency
+from schemas.event_data import Latency
 from schemas.reasons import Reason
 
 CARD_TIMEOUT_S = 5.0

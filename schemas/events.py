@@ -1,6 +1,7 @@
 """Event types and their data, as CloudEvents 1.0.
 
-An agent builds the data of each event from the model here; JSON Schema for integrators is
+An agent builds the data of each event from its model (`schemas.event_data`), the server from those
+of `schemas.server_event_data`; JSON Schema for integrators is
 generated from the same models (`json_schemas`). A receiver checks the line's attributes strictly
 and keeps `data` as it came: a newer agent may say more.
 """
@@ -16,14 +17,49 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Field,
     StringConstraints,
     model_validator,
 )
 
-from schemas.names import CardId, ChainId, DigestHex, Name
-from schemas.policy import DoorMode
-from schemas.reasons import Reason
+from schemas.event_data import (
+    AccessDenied,
+    AccessGranted,
+    AccessOutcome,
+    AgentStarted,
+    BufferHigh,
+    CardBound,
+    CertificateApplied,
+    ClockStepped,
+    CommandExecuted,
+    CommandRefused,
+    DoorData,
+    DoorFault,
+    DoorHeld,
+    DoorOpened,
+    EventData,
+    EventsLost,
+    FreshnessChanged,
+    LockdownApplied,
+    ModeChanged,
+    PolicyApplied,
+    RevocationApplied,
+    RootApplied,
+    StatementRejected,
+)
+from schemas.names import ChainId, DigestHex
+from schemas.server_event_data import (
+    AgentEnrolment,
+    AgentPresence,
+    AlarmRaised,
+    CommandSent,
+    LockdownChanged,
+    ModelChanged,
+    PolicyPublished,
+    RevocationOverdue,
+    RevocationRequested,
+    RootPublished,
+    TokenChanged,
+)
 
 TYPE_PREFIX = "io.ostiary."
 _UTC_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
@@ -69,316 +105,7 @@ class EventLine(BaseModel):
         return self
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ClockStatus(_Data):
-    """How far the event's time can be trusted."""
-
-    status: Literal["synced", "holdover", "untrusted"]
-    offset_ms: float | None = Field(default=None, description="known error, if any is known")
-
-
-class Latency(_Data):
-    """Milliseconds since the card entered the field."""
-
-    decision: float
-    strike: float | None = None
-
-
-class AgentData(_Data):
-    """Data of an event that is about the agent itself."""
-
-    clock: ClockStatus
-
-
-class AgentStarted(AgentData):
-    """The agent process began; `doors` is what its contacts showed then."""
-
-    cause: Literal["first_start", "start", "restart_after_kill"]
-    version: str
-    doors: dict[Name, Literal["open", "closed", "fault", "unknown"]]
-    policy_version: int | None
-
-
-class ClockStepped(AgentData):
-    """The wall clock moved against the monotonic one by `step_ms`."""
-
-    step_ms: float
-
-
-class BufferHigh(AgentData):
-    """The event store is at least 90 % full."""
-
-    stored: int
-    capacity: int
-
-
-class EventsLost(AgentData):
-    """Events that could not be stored, by the agent's own count."""
-
-    count: int
-    lost_from: AwareDatetime
-    lost_until: AwareDatetime
-    why: Literal["buffer_full", "storage_error"]
-
-
-class PolicyApplied(AgentData):
-    """The receipt for a policy: the agent now enforces this version."""
-
-    policy_version: int
-    hash: DigestHex
-
-
-class StatementRejected(AgentData):
-    """Something that claimed to come from the server was refused.
-
-    `reason` names the refusal (`schemas.errors`), `purpose` what it was taken for. The first at
-    once; repeats within a minute are counted.
-    """
-
-    purpose: str
-    reason: str
-    detail: Annotated[str, StringConstraints(max_length=500)]
-    count: int = 1
-
-
-class RevocationApplied(AgentData):
-    """The receipt for the revocation log up to and including `sequence`."""
-
-    sequence: int
-    hash: DigestHex
-    entries: int = Field(description="how many were new")
-    snapshot: bool = False
-
-
-class LockdownApplied(AgentData):
-    """The receipt for the lockdowns in force; `doors` are those of this agent that are shut."""
-
-    counter: int
-    doors: tuple[Name, ...]
-
-
-class RootApplied(AgentData):
-    """The agent now pins this root document."""
-
-    version: int
-
-
-class CertificateApplied(AgentData):
-    """The agent has a new TLS certificate."""
-
-    until: AwareDatetime
-
-
-class FreshnessChanged(AgentData):
-    """The newest heartbeat is this old; `doors` have passed their limit (or are within again)."""
-
-    heartbeat_age_s: float | None
-    doors: tuple[Name, ...]
-
-
-class CommandData(AgentData):
-    """What every result of a command says."""
-
-    command: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
-    action: str
-    door: Name | None
-
-
-class CommandExecuted(CommandData):
-    """The command was carried out. `latency_ms` is from its time of issue to the act."""
-
-    latency_ms: float | None
-
-
-class CommandRefused(CommandData):
-    """The command was not carried out; `reason` names the refusal."""
-
-    reason: str
-    detail: Annotated[str, StringConstraints(max_length=500)]
-
-
-class DoorData(_Data):
-    """Data of an event at a door."""
-
-    door: Name
-    clock: ClockStatus
-
-
-class DoorOpened(DoorData):
-    """The contact opened; `after` says what made it legitimate."""
-
-    after: Literal["access", "rex", "command", "mode", "nothing"]
-
-
-class DoorHeld(DoorData):
-    """The door stands open for this long."""
-
-    open_s: float
-
-
-class ModeChanged(DoorData):
-    """The door's mode (ONVIF DoorMode) changed."""
-
-    mode: DoorMode
-    cause: Literal["access", "rex", "policy", "relock", "command", "lockdown", "schedule"]
-
-
-class DoorFault(DoorData):
-    """The door's hardware can't be read or driven."""
-
-    detail: Annotated[str, StringConstraints(max_length=500)]
-
-
-class AccessData(DoorData):
-    """What every access event says."""
-
-    direction: Literal["in", "out"]
-    card: CardId | None = Field(description="as the card claims it; proved only when granted")
-    person: Name | None = None
-    domain: Name
-    key_version: int | None = None
-    method: Literal["card", "none"] = "card"
-    decided_by: Literal["edge", "override"] = "edge"
-    policy_version: int | None
-    policy_age_s: float | None
-    freshness: Literal["fresh", "stale", "expired", "none"] = "none"
-    revocation_seq: int | None = None
-    latency_ms: Latency
-
-
-class AccessGranted(AccessData):
-    """The door lets the holder pass; durable before the strike moves."""
-
-    response_ms: float = Field(description="how long the card took to answer the challenge")
-
-
-class AccessDenied(AccessData):
-    """The door stays shut, and why."""
-
-    reason: Reason
-    response_ms: float | None = None
-    detail: Annotated[str, StringConstraints(max_length=200)] | None = None
-
-
-class AccessOutcome(DoorData):
-    """What came of a grant: the door was opened, or not, before the strike relocked."""
-
-    card: CardId | None
-    person: Name | None
-    grant: str = Field(description="id of the access.granted event")
-    latency_ms: Latency
-
-
-class CardBound(DoorData):
-    """A card now holds keys of this domain."""
-
-    card: CardId
-    domain: Name
-    key_version: int
-
-
-class AlarmRaised(_Data):
-    """The server refused or missed something; repeats within a minute are counted, not repeated."""
-
-    kind: str
-    agent: str | None
-    detail: Annotated[str, StringConstraints(max_length=500)]
-    count: int = 1
-
-
-class ServerData(_Data):
-    """Data of what the server itself says; `by` is the operator, token or part that caused it."""
-
-    by: Annotated[str, StringConstraints(max_length=100)]
-
-
-class ModelChanged(ServerData):
-    """An object of the management model was made, changed or removed."""
-
-    kind: str
-    id: str
-    action: Literal["created", "updated", "deleted"]
-
-
-class AgentPresence(ServerData):
-    """The server began or ceased to hear an agent; `why` is for a person."""
-
-    agent: Name
-    last_heard: AwareDatetime | None
-    why: str
-
-
-class AgentEnrolment(ServerData):
-    """A step in the life of an agent's identity."""
-
-    agent: Name
-    keyid: DigestHex | None = None
-
-
-class PolicyPublished(ServerData):
-    """A new policy for one agent is signed and on its way."""
-
-    agent: Name
-    policy_version: int
-    hash: DigestHex
-    cards: int
-    chunks: int = Field(description="chunks that were not there before")
-
-
-class RevocationRequested(ServerData):
-    """An entry was added to the revocation log."""
-
-    sequence: int
-    kind: str
-    subject: str
-    reason: str
-
-
-class RevocationOverdue(ServerData):
-    """An agent has not confirmed an entry in time: its doors still let these cards in."""
-
-    agent: Name
-    doors: tuple[Name, ...]
-    sequence: int = Field(description="newest entry it has not confirmed")
-    applied: int = Field(description="what it has confirmed")
-    waiting_s: float
-
-
-class LockdownChanged(ServerData):
-    """A lockdown began or ended."""
-
-    lockdown: Name
-    scope: str
-    name: Name
-    counter: int
-
-
-class CommandSent(ServerData):
-    """An operator told a door to do something."""
-
-    command: str
-    agent: Name
-    door: Name | None
-    action: str
-
-
-class RootPublished(ServerData):
-    """The site has a new root document."""
-
-    version: int
-
-
-class TokenChanged(ServerData):
-    """An API token was made or withdrawn."""
-
-    token: str
-    action: Literal["created", "revoked"]
-
-
-EVENT_DATA: dict[str, type[_Data]] = {
+EVENT_DATA: dict[str, type[EventData]] = {
     "access.granted": AccessGranted,
     "access.denied": AccessDenied,
     "access.taken": AccessOutcome,

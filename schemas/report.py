@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from schemas.command import Session
-from schemas.events import ClockStatus
+from schemas.event_data import ClockStatus
 from schemas.names import ChainId, DigestHex, Name
 from schemas.policy import DoorMode
 from schemas.statement import Statement

@@ -16,7 +16,7 @@ from edge_agent.core.proof import Proof
 from edge_agent.secure_element.port import Purpose
 from edge_agent.secure_element.software import SoftwareElement
 from edge_agent.virtual.card_os import VirtualCard
-from schemas.events import ClockStatus
+from schemas.event_data import ClockStatus
 from schemas.suites import RandomBytes, SuiteName, suite
 
 Result = TypeVar("Result")

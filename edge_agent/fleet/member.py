@@ -35,7 +35,8 @@ from schemas.chain import EVENTS_TYPE, MAX_LINES, Head, compose_line, join_lines
 from schemas.command import Command
 from schemas.envelope import Signer, seal_envelope
 from schemas.errors import BrokenLog, SchemaError
-from schemas.events import ClockStatus, agent_source, agent_subject, door_subject, event_type
+from schemas.event_data import ClockStatus
+from schemas.events import agent_source, agent_subject, door_subject, event_type
 from schemas.names import SERVER
 from schemas.policy import DoorMode
 from schemas.report import DoorReport, Pull, Report

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
 
-from schemas.events import TokenChanged
+from schemas.server_event_data import TokenChanged
 from server.api.events import json_response
 from server.api.model_routes import REFUSALS
 from server.api.models import NoQuery

@@ -21,13 +21,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.command import MOVES_THE_STRIKE, PATIENT, PROMPT, Action, Command
 from schemas.envelope import Signer
-from schemas.events import (
-    CommandExecuted,
-    CommandRefused,
-    CommandSent,
-    agent_subject,
-    door_subject,
-)
+from schemas.event_data import CommandExecuted, CommandRefused
+from schemas.events import agent_subject, door_subject
+from schemas.server_event_data import CommandSent
 from schemas.statement import sign_statement
 from schemas.topics import COMMAND, down
 from server.clock import Clock, microseconds

@@ -18,9 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from schemas.envelope import Signer, open_envelope, seal_envelope
 from schemas.errors import SchemaError
-from schemas.events import PolicyPublished, agent_subject
+from schemas.events import agent_subject
 from schemas.policy import Policy, PolicyCard
 from schemas.root import Root
+from schemas.server_event_data import PolicyPublished
 from schemas.statement import parse_statement, payload_type
 from schemas.suites import Suite
 from schemas.versions import Version

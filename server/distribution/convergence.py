@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from schemas.events import RevocationOverdue, agent_subject
+from schemas.events import agent_subject
+from schemas.server_event_data import RevocationOverdue
 from schemas.versions import LogHead, Version
 from server.clock import Clock, microseconds
 from server.core.overdue import Late, Overdue

@@ -16,11 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.envelope import Signer, open_envelope
 from schemas.errors import SchemaError
-from schemas.events import LockdownChanged
 from schemas.lockdown import Lockdown
 from schemas.lockdown import Lockdowns as Statement
 from schemas.names import EVERYONE
 from schemas.root import Root
+from schemas.server_event_data import LockdownChanged
 from schemas.statement import payload_type, sign_statement
 from schemas.topics import LOCKDOWN, everyone
 from server.clock import Clock, microseconds

@@ -13,8 +13,9 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from schemas.events import AgentPresence, agent_subject
+from schemas.events import agent_subject
 from schemas.report import Report
+from schemas.server_event_data import AgentPresence
 from server.clock import Clock, microseconds
 from server.core.clones import Clones, Sighting
 from server.core.presence import Change, Watch

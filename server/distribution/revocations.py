@@ -17,7 +17,6 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from schemas.events import RevocationRequested
 from schemas.revocation import (
     MAX_ENTRIES,
     Denied,
@@ -25,6 +24,7 @@ from schemas.revocation import (
     RevocationReason,
     RevokedKind,
 )
+from schemas.server_event_data import RevocationRequested
 from schemas.suites import Suite
 from schemas.topics import REVOCATION, everyone
 from schemas.versions import LogHead

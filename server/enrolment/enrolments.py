@@ -17,9 +17,10 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from schemas.enrolment import CLAIM_MINUTES, SECRET_BYTES, Claim, fingerprint
-from schemas.events import AgentEnrolment, agent_subject
+from schemas.events import agent_subject
 from schemas.names import AgentId
 from schemas.root import claim_hash
+from schemas.server_event_data import AgentEnrolment
 from schemas.suites import RandomBytes
 from server.broker.grants import refuse_reserved
 from server.broker.rights import Rights

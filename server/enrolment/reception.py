@@ -11,8 +11,9 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.enrolment import CLAIM_MINUTES, EnrolmentAnswer, fingerprint
-from schemas.events import AlarmRaised, agent_subject
+from schemas.events import agent_subject
 from schemas.root import claim_hash
+from schemas.server_event_data import AlarmRaised
 from server.clock import Clock, microseconds
 from server.enrolment.requests import Applicant, open_request
 from server.ingest.registry import Registry

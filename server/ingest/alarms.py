@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from schemas.events import AlarmRaised
+from schemas.server_event_data import AlarmRaised
 from server.ingest.verify import Refusal
 
 WINDOW_S = 60.0

@@ -12,8 +12,9 @@ from typing import Any
 
 from schemas.chain import EVENTS_TYPE, MAX_LINES, Head, compose_line, join_lines, parse_line
 from schemas.envelope import Signer, pae
-from schemas.events import AlarmRaised, agent_subject, event_type, server_source
+from schemas.events import agent_subject, event_type, server_source
 from schemas.names import SERVER
+from schemas.server_event_data import AlarmRaised
 from schemas.suites import Suite
 from server.ingest.heads import Row
 from server.ingest.verify import Verified

@@ -17,8 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.envelope import TrustedKey
-from schemas.events import AlarmRaised
 from schemas.names import SERVER
+from schemas.server_event_data import AlarmRaised
 from schemas.suites import Suite
 from server.clock import Clock, from_microseconds, microseconds
 from server.feed.hub import Hub

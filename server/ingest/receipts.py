@@ -12,15 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from schemas.chain import GENESIS
-from schemas.events import (
-    EVENT_DATA,
-    EventLine,
-    LockdownApplied,
-    PolicyApplied,
-    RevocationApplied,
-    RootApplied,
-    event_name,
-)
+from schemas.event_data import LockdownApplied, PolicyApplied, RevocationApplied, RootApplied
+from schemas.events import EVENT_DATA, EventLine, event_name
 from server.clock import microseconds
 
 

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from schemas.events import CardBound, EventLine, event_name
+from schemas.event_data import CardBound
+from schemas.events import EventLine, event_name
 from server.clock import microseconds
 from server.model.revisions import next_revision, touch
 from server.store.model_tables import bindings, cards, doors

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from schemas.events import CardBound, event_type
+from schemas.event_data import CardBound
+from schemas.events import event_type
 from server.ingest.heads import Row
 from server.model.bindings import bind, serves
 

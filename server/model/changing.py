@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from sqlalchemy import bindparam, delete, insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from schemas.events import ModelChanged
+from schemas.server_event_data import ModelChanged
 from server.clock import microseconds
 from server.model.altered import altered
 from server.model.bodies import Area, Body, Door, Rule, Site

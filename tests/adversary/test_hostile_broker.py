@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from schemas.acknowledgement import Acknowledgement
 from schemas.chain import GENESIS
-from schemas.events import ClockStatus, DoorData
+from schemas.event_data import ClockStatus, DoorData
 from server.broker.link import Link as ServerLink
 from server.clock import SystemClock
 from server.ingest.intake import Intake

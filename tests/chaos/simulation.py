@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import aiosqlite.core
 
-from schemas.events import ClockStatus
+from schemas.event_data import ClockStatus
 
 EPOCH = datetime(2026, 11, 24, 8, tzinfo=UTC)
 TURN_S = 1e-6

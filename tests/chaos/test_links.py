@@ -25,7 +25,8 @@ from edge_agent.trust_store import TrustStore
 from schemas.acknowledgement import Acknowledgement
 from schemas.chain import EVENTS_TYPE
 from schemas.envelope import Signer, open_envelope
-from schemas.events import ClockStatus, DoorData, agent_source
+from schemas.event_data import ClockStatus, DoorData
+from schemas.events import agent_source
 from schemas.statement import sign_statement
 from schemas.topics import ACKNOWLEDGEMENT, EVENTS, down, every_up
 from server.broker.grants import server_id

@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from docs import generate
-from schemas.events import EVENT_DATA, ClockStatus, Latency, event_name, event_type, json_schemas
+from schemas.event_data import ClockStatus, Latency
+from schemas.events import EVENT_DATA, event_name, event_type, json_schemas
 from schemas.reasons import FIELD_NAMES, Reason
 
 

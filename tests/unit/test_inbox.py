@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from schemas.chain import GENESIS
 from schemas.envelope import Signer, TrustedKey
-from schemas.events import ClockStatus
+from schemas.event_data import ClockStatus
 from schemas.report import Pull, Report
 from schemas.root import AGENT_PURPOSES
 from schemas.statement import sign_statement

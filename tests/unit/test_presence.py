@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from schemas.events import ClockStatus
+from schemas.event_data import ClockStatus
 from schemas.report import OFFLINE_AFTER_S, Report
 from schemas.versions import LogHead
 from server.core.presence import HINTED_AFTER_S, Change, Watch

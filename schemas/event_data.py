@@ -1,0 +1,227 @@
+"""What agents' events say: the model of each one's data.
+
+`schemas.events.EVENT_DATA` says which event has which.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from schemas.names import CardId, DigestHex, Name
+from schemas.policy import DoorMode
+from schemas.reasons import Reason
+
+
+class EventData(BaseModel):
+    """The base of every event's data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ClockStatus(EventData):
+    """How far the event's time can be trusted."""
+
+    status: Literal["synced", "holdover", "untrusted"]
+    offset_ms: float | None = Field(default=None, description="known error, if any is known")
+
+
+class Latency(EventData):
+    """Milliseconds since the card entered the field."""
+
+    decision: float
+    strike: float | None = None
+
+
+class AgentData(EventData):
+    """Data of an event that is about the agent itself."""
+
+    clock: ClockStatus
+
+
+class AgentStarted(AgentData):
+    """The agent process began; `doors` is what its contacts showed then."""
+
+    cause: Literal["first_start", "start", "restart_after_kill"]
+    version: str
+    doors: dict[Name, Literal["open", "closed", "fault", "unknown"]]
+    policy_version: int | None
+
+
+class ClockStepped(AgentData):
+    """The wall clock moved against the monotonic one by `step_ms`."""
+
+    step_ms: float
+
+
+class BufferHigh(AgentData):
+    """The event store is at least 90 % full."""
+
+    stored: int
+    capacity: int
+
+
+class EventsLost(AgentData):
+    """Events that could not be stored, by the agent's own count."""
+
+    count: int
+    lost_from: AwareDatetime
+    lost_until: AwareDatetime
+    why: Literal["buffer_full", "storage_error"]
+
+
+class PolicyApplied(AgentData):
+    """The receipt for a policy: the agent now enforces this version."""
+
+    policy_version: int
+    hash: DigestHex
+
+
+class StatementRejected(AgentData):
+    """Something that claimed to come from the server was refused.
+
+    `reason` names the refusal (`schemas.errors`), `purpose` what it was taken for. The first at
+    once; repeats within a minute are counted.
+    """
+
+    purpose: str
+    reason: str
+    detail: Annotated[str, StringConstraints(max_length=500)]
+    count: int = 1
+
+
+class RevocationApplied(AgentData):
+    """The receipt for the revocation log up to and including `sequence`."""
+
+    sequence: int
+    hash: DigestHex
+    entries: int = Field(description="how many were new")
+    snapshot: bool = False
+
+
+class LockdownApplied(AgentData):
+    """The receipt for the lockdowns in force; `doors` are those of this agent that are shut."""
+
+    counter: int
+    doors: tuple[Name, ...]
+
+
+class RootApplied(AgentData):
+    """The agent now pins this root document."""
+
+    version: int
+
+
+class CertificateApplied(AgentData):
+    """The agent has a new TLS certificate."""
+
+    until: AwareDatetime
+
+
+class FreshnessChanged(AgentData):
+    """The newest heartbeat is this old; `doors` have passed their limit (or are within again)."""
+
+    heartbeat_age_s: float | None
+    doors: tuple[Name, ...]
+
+
+class CommandData(AgentData):
+    """What every result of a command says."""
+
+    command: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+    action: str
+    door: Name | None
+
+
+class CommandExecuted(CommandData):
+    """The command was carried out. `latency_ms` is from its time of issue to the act."""
+
+    latency_ms: float | None
+
+
+class CommandRefused(CommandData):
+    """The command was not carried out; `reason` names the refusal."""
+
+    reason: str
+    detail: Annotated[str, StringConstraints(max_length=500)]
+
+
+class DoorData(EventData):
+    """Data of an event at a door."""
+
+    door: Name
+    clock: ClockStatus
+
+
+class DoorOpened(DoorData):
+    """The contact opened; `after` says what made it legitimate."""
+
+    after: Literal["access", "rex", "command", "mode", "nothing"]
+
+
+class DoorHeld(DoorData):
+    """The door stands open for this long."""
+
+    open_s: float
+
+
+class ModeChanged(DoorData):
+    """The door's mode (ONVIF DoorMode) changed."""
+
+    mode: DoorMode
+    cause: Literal["access", "rex", "policy", "relock", "command", "lockdown", "schedule"]
+
+
+class DoorFault(DoorData):
+    """The door's hardware can't be read or driven."""
+
+    detail: Annotated[str, StringConstraints(max_length=500)]
+
+
+class AccessData(DoorData):
+    """What every access event says."""
+
+    direction: Literal["in", "out"]
+    card: CardId | None = Field(description="as the card claims it; proved only when granted")
+    person: Name | None = None
+    domain: Name
+    key_version: int | None = None
+    method: Literal["card", "none"] = "card"
+    decided_by: Literal["edge", "override"] = "edge"
+    policy_version: int | None
+    policy_age_s: float | None
+    freshness: Literal["fresh", "stale", "expired", "none"] = "none"
+    revocation_seq: int | None = None
+    latency_ms: Latency
+
+
+class AccessGranted(AccessData):
+    """The door lets the holder pass; durable before the strike moves."""
+
+    response_ms: float = Field(description="how long the card took to answer the challenge")
+
+
+class AccessDenied(AccessData):
+    """The door stays shut, and why."""
+
+    reason: Reason
+    response_ms: float | None = None
+    detail: Annotated[str, StringConstraints(max_length=200)] | None = None
+
+
+class AccessOutcome(DoorData):
+    """What came of a grant: the door was opened, or not, before the strike relocked."""
+
+    card: CardId | None
+    person: Name | None
+    grant: str = Field(description="id of the access.granted event")
+    latency_ms: Latency
+
+
+class CardBound(DoorData):
+    """A card now holds keys of this domain."""
+
+    card: CardId
+    domain: Name
+    key_version: int

@@ -1,0 +1,111 @@
+"""What the server's own events say: the model of each one's data.
+
+`schemas.events.EVENT_DATA` says which event has which.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, StringConstraints
+
+from schemas.event_data import EventData
+from schemas.names import DigestHex, Name
+
+
+class AlarmRaised(EventData):
+    """The server refused or missed something; repeats within a minute are counted, not repeated."""
+
+    kind: str
+    agent: str | None
+    detail: Annotated[str, StringConstraints(max_length=500)]
+    count: int = 1
+
+
+class ServerData(EventData):
+    """Data of what the server itself says; `by` is the operator, token or part that caused it."""
+
+    by: Annotated[str, StringConstraints(max_length=100)]
+
+
+class ModelChanged(ServerData):
+    """An object of the management model was made, changed or removed."""
+
+    kind: str
+    id: str
+    action: Literal["created", "updated", "deleted"]
+
+
+class AgentPresence(ServerData):
+    """The server began or ceased to hear an agent; `why` is for a person."""
+
+    agent: Name
+    last_heard: AwareDatetime | None
+    why: str
+
+
+class AgentEnrolment(ServerData):
+    """A step in the life of an agent's identity."""
+
+    agent: Name
+    keyid: DigestHex | None = None
+
+
+class PolicyPublished(ServerData):
+    """A new policy for one agent is signed and on its way."""
+
+    agent: Name
+    policy_version: int
+    hash: DigestHex
+    cards: int
+    chunks: int = Field(description="chunks that were not there before")
+
+
+class RevocationRequested(ServerData):
+    """An entry was added to the revocation log."""
+
+    sequence: int
+    kind: str
+    subject: str
+    reason: str
+
+
+class RevocationOverdue(ServerData):
+    """An agent has not confirmed an entry in time: its doors still let these cards in."""
+
+    agent: Name
+    doors: tuple[Name, ...]
+    sequence: int = Field(description="newest entry it has not confirmed")
+    applied: int = Field(description="what it has confirmed")
+    waiting_s: float
+
+
+class LockdownChanged(ServerData):
+    """A lockdown began or ended."""
+
+    lockdown: Name
+    scope: str
+    name: Name
+    counter: int
+
+
+class CommandSent(ServerData):
+    """An operator told a door to do something."""
+
+    command: str
+    agent: Name
+    door: Name | None
+    action: str
+
+
+class RootPublished(ServerData):
+    """The site has a new root document."""
+
+    version: int
+
+
+class TokenChanged(ServerData):
+    """An API token was made or withdrawn."""
+
+    token: str
+    action: Literal["created", "revoked"]
