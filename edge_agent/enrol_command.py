@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from time import sleep
 
 from rich.console import Console
 
@@ -134,7 +134,7 @@ def _approval(application: Application, signer: Signer) -> EnrolmentAnswer:
                 err.print(why)
 
         told: set[str] = set()
-        return wait_for_approval(application, asked=asked, waiting=waiting, sleep=time.sleep)
+        return wait_for_approval(application, asked=asked, waiting=waiting, sleep=sleep)
 
 
 def _done(enrolled: Enrolled, file: Path) -> None:

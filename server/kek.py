@@ -36,14 +36,19 @@ def has_passphrase(folder: Path) -> bool:
     return (folder / SALT_FILE).exists()
 
 
+def check_passphrase(passphrase: str) -> None:
+    """Raise SiteError for one that is too short to guard a file."""
+    if len(passphrase) < MIN_PASSPHRASE:
+        raise SiteError(f"a passphrase here has at least {MIN_PASSPHRASE} characters: choose more")
+
+
 def make_kek(folder: Path, random: RandomBytes, passphrase: str | None = None) -> bytes:
     """A new KEK for `folder`: from `passphrase`, or drawn and written to `kek`."""
     if passphrase is None:
         kek = random(KEK_BYTES)
         write_durably(folder / KEK_FILE, kek.hex().encode() + b"\n")
         return kek
-    if len(passphrase) < MIN_PASSPHRASE:
-        raise SiteError(f"a passphrase here has at least {MIN_PASSPHRASE} characters: choose more")
+    check_passphrase(passphrase)
     write_durably(folder / SALT_FILE, random(_SALT_BYTES).hex().encode() + b"\n")
     return kek_of_passphrase(folder, passphrase)
 

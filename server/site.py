@@ -31,7 +31,7 @@ from schemas.suites import RandomBytes, Suite, SuiteName, suite
 from server.clock import SystemClock
 from server.config import default_toml
 from server.files import write_durably as write_durably  # noqa: PLC0414 also read from here
-from server.kek import KEK_ENV, KEK_FILE_ENV, SiteError, make_kek, read_kek
+from server.kek import KEK_ENV, KEK_FILE_ENV, SiteError, check_passphrase, make_kek, read_kek
 from server.pki import Authority, open_authority
 from server.root_keys import check_free, default_place, folders_of, write_root_key
 
@@ -196,6 +196,8 @@ def create_site(
         raise SiteError(f"{path} is not empty: choose another directory; nothing was changed")
     apart = root_keys or RootKeys(default_place(path))
     check_free(apart.place)
+    for secret in (*apart.passphrases, *([] if passphrase is None else [passphrase])):
+        check_passphrase(secret)
     now = now or SystemClock().now()
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.chmod(0o700)  # whoever reads the database knows who went where, and when
@@ -215,8 +217,8 @@ def create_site(
     roots = [algorithms.generate(random) for _ in range(apart.count)]
     secrets: Sequence[str | None] = apart.passphrases or [None] * apart.count
     places = folders_of(apart.place, apart.count)
-    for place, key, secret in zip(places, roots, secrets, strict=True):
-        write_root_key(place, name, key, random, secret)
+    for place, key, sealing in zip(places, roots, secrets, strict=True):
+        write_root_key(place, name, key, random, sealing)
     signers = [Signer.of(key) for key in roots]
     holders = {role: (Signer.of(key),) for role, key in held.items()} | {"root": tuple(signers)}
     root = Root(

@@ -20,7 +20,7 @@ from schemas.statement import open_statement
 from server.cli.root import app
 from server.site import SiteError, create_site, only_server, open_site
 from tests.agent_pen import MOMENT, SITE, Pen
-from tests.server_rig import agent, make_site, running
+from tests.server_rig import agent, make_site, register, running
 
 POLICY = {"doors": {"front": {"domain": "front", "suite": "intl"}}}
 
@@ -34,13 +34,6 @@ def site_dir(tmp_path: Path) -> str:
     path = tmp_path / "site"
     assert ostiary("init", "--site", SITE, "--suite", "intl", "--dir", str(path)).exit_code == 0
     return str(path)
-
-
-@pytest.fixture
-def identity(tmp_path: Path) -> str:
-    file = tmp_path / "identity.json"
-    file.write_text(json.dumps(Pen().identity))
-    return str(file)
 
 
 def test_init_makes_secrets_that_only_the_owner_reads(site_dir):
@@ -74,11 +67,9 @@ def test_who_writes_into_the_database_writes_nothing_onto_the_auditors_screen(si
     evil = "\x1b[2J[green]all good[/]\x1b]0;"
     change(site_dir, "INSERT INTO chains VALUES (?, ?, 1, 1, ?)", evil, "\x1b[8m", "0" * 64)
     change(site_dir, "INSERT INTO agents VALUES (?, 'gm', ?, ?, 1)", evil, bytes(65), "0" * 64)
-    for command in ("verify",), ("list",):
-        group = "events" if command == ("verify",) else "agents"
-        result = ostiary(group, *command, "--site-dir", site_dir)
-        assert "\x1b" not in result.stdout + result.stderr
-        assert "[green]all" in result.stdout.replace("\n", "")
+    result = ostiary("events", "verify", "--site-dir", site_dir)
+    assert "\x1b" not in result.stdout + result.stderr
+    assert "[green]all" in result.stdout.replace("\n", "")
 
 
 @pytest.mark.parametrize("name", ["server", "all", "front", "../x"])
@@ -135,38 +126,15 @@ def test_an_init_that_broke_off_leaves_no_site(tmp_path):
         open_site(tmp_path / "s")
 
 
-def test_an_agent_is_registered_once(site_dir, identity):
-    assert ostiary("agents", "add", identity, "-d", site_dir, input="n\n").exit_code == 1
-    assert json.loads(ostiary("agents", "list", "--json", "-d", site_dir).stdout) == []
-    assert ostiary("agents", "add", identity, "-d", site_dir, input="y\n").exit_code == 0
-    again = ostiary("agents", "add", identity, "-d", site_dir, "--yes")
-    assert again.exit_code == 1
-    assert "already registered" in again.stderr
-    (row,) = json.loads(ostiary("agents", "list", "--json", "-d", site_dir).stdout)
-    assert row["agent"] == "front"
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"suite": "gm"}, {"keyid": "0" * 64}, {"agent": "server"}, {"public_key": "04" + "00" * 64}],
-)
-def test_a_wrong_identity_is_refused(site_dir, tmp_path, change):
-    file = tmp_path / "wrong.json"
-    file.write_text(json.dumps(Pen().identity | change))
-    result = ostiary("agents", "add", str(file), "-d", site_dir, "--yes")
-    assert result.exit_code == 1
-    assert "error:" in result.stderr
-
-
-def test_policies_are_signed_with_rising_versions(site_dir, identity, tmp_path):
+async def test_policies_are_signed_with_rising_versions(site_dir, tmp_path):
     policy, signed = tmp_path / "policy.json", tmp_path / "policy.dsse"
     policy.write_text(json.dumps(POLICY))
     sign = ("policy", "sign", str(policy), "--agent", "front", "--out", str(signed), "-d", site_dir)
-    assert "no agent front" in ostiary(*sign).stderr
-    ostiary("agents", "add", identity, "-d", site_dir, "--yes")
+    assert "no agent front" in (await in_thread(*sign)).stderr
     site = open_site(Path(site_dir))
+    await register(site, Pen())
     for version in (1, 2):
-        assert ostiary(*sign).exit_code == 0
+        assert (await in_thread(*sign)).exit_code == 0
         opened = open_statement(
             signed.read_bytes(),
             Policy,
@@ -177,9 +145,9 @@ def test_policies_are_signed_with_rising_versions(site_dir, identity, tmp_path):
         )
         assert opened.counter == version
     policy.write_text(json.dumps(POLICY | {"counter": 9}))
-    assert "leave out counter" in ostiary(*sign).stderr
+    assert "leave out counter" in (await in_thread(*sign)).stderr
     policy.write_text(json.dumps({"doors": {"front": {}}}))
-    assert "doors.front.domain" in ostiary(*sign).stderr
+    assert "doors.front.domain" in (await in_thread(*sign)).stderr
 
 
 def test_serve_refuses_the_network(site_dir):
@@ -201,7 +169,7 @@ async def test_a_second_server_on_a_site_is_refused(tmp_path):
 @pytest.mark.parametrize("text", ["port = 'x'", "prot = 1", "= 1", "broker = 'tcp://x'"])
 def test_a_wrong_setting_is_named(site_dir, text):
     Path(site_dir, "server.toml").write_text(text)
-    result = ostiary("agents", "list", "-d", site_dir)
+    result = ostiary("events", "verify", "-d", site_dir)
     assert result.exit_code == 1
     assert "server.toml" in result.stderr
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typer.testing import CliRunner, Result
 from server.broker.builtin import BrokerUnavailable, insecure_broker
 from server.cli.root import app
 from server.site import SiteError, only_server, open_site
-from tests.agent_pen import SITE, Pen
+from tests.agent_pen import SITE
 
 
 def ostiary(*arguments: str) -> Result:
@@ -59,7 +58,7 @@ async def test_a_broker_of_its_own_says_so_too():
             pass
 
 
-@pytest.mark.parametrize("command", [("agents", "list"), ("serve", "--port", "0")])
+@pytest.mark.parametrize("command", [("events", "verify"), ("serve", "--port", "0")])
 def test_a_database_that_is_none_is_named(site_dir, command):
     Path(site_dir, "ostiary.db").write_bytes(b"not a database, but long enough to be one" * 9)
     result = ostiary(*command, "-d", site_dir)
@@ -77,7 +76,7 @@ def test_a_password_in_the_database_url_is_not_shown(site_dir):
     Path(site_dir, "server.toml").write_text(
         'database = "sqlite+aiosqlite://user:hunter2@host/none.db"'
     )
-    assert "hunter2" not in said(ostiary("agents", "list", "-d", site_dir))
+    assert "hunter2" not in said(ostiary("events", "verify", "-d", site_dir))
 
 
 def test_a_lock_that_can_not_be_made_is_a_refusal(site_dir):
@@ -97,16 +96,6 @@ def test_a_root_document_that_can_not_be_read_is_a_refusal(site_dir):
         open_site(Path(site_dir))
 
 
-@pytest.mark.parametrize("content", ["{", '{"agent":"x"}', "[]"])
-def test_what_is_no_identity_is_refused_in_one_line(site_dir, tmp_path, content):
-    file = tmp_path / "identity.json"
-    file.write_text(content)
-    refusal = said(ostiary("agents", "add", str(file), "-d", site_dir))
-    assert "is not what `ostiary-agent identity` prints" in refusal
-    assert refusal.count("\n") == 1
-    assert "pydantic" not in refusal
-
-
 def test_an_unknown_event_type_is_refused_and_the_known_ones_named(site_dir):
     refusal = said(ostiary("events", "tail", "--no-follow", "--type", "access.foo", "-d", site_dir))
     assert "access.denied" in refusal
@@ -116,15 +105,3 @@ def test_a_broker_address_that_is_none_is_explained(site_dir):
     assert "nor mqtts://host:port" in said(
         ostiary("serve", "-d", site_dir, "--broker", "localhost")
     )
-
-
-def test_the_list_of_agents_shows_whole_fingerprints_on_a_narrow_terminal(site_dir, tmp_path):
-    file = tmp_path / "identity.json"
-    identity = Pen().identity
-    file.write_text(json.dumps(identity))
-    assert ostiary("agents", "add", "--yes", str(file), "-d", site_dir).exit_code == 0
-    listed = ostiary("agents", "list", "-d", site_dir).stdout
-    rows = [line.split() for line in listed.splitlines()]
-    folded = "".join(word for row in rows for word in row)
-    assert "…" not in listed
-    assert str(identity["keyid"])[:12] in folded
