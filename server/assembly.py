@@ -274,8 +274,8 @@ class Assembly:
         Raises ConnectionError if it broke meanwhile.
         """
         self.pipeline.greet()
+        await self.lockdowns.republish()  # first: a broker may take no orders about rights
         await self.rights.reconcile(self.registry.agents)
-        await self.lockdowns.republish()
 
     async def publish_root(self) -> None:
         """Tell every agent that is there of the root documents that are newer than ours.
