@@ -183,6 +183,16 @@ def serve_command(
     broker_listen: Annotated[
         str | None, typer.Option(help="Address of the built-in broker; loopback by default.")
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Name or address by which doors reach this machine; 127.0.0.1 by default."
+        ),
+    ] = None,
+    enrol_listen: Annotated[
+        str | None, typer.Option(help="Where devices enrol; loopback by default.")
+    ] = None,
+    enrol_port: Annotated[int | None, typer.Option(help="Its port, by default 8443.")] = None,
     insecure: Annotated[
         bool,
         typer.Option(
@@ -206,6 +216,9 @@ def serve_command(
         "broker": broker,
         "broker_port": broker_port,
         "broker_listen": broker_listen,
+        "address": address,
+        "enrol_listen": enrol_listen,
+        "enrol_port": enrol_port,
         "insecure_loopback": insecure or None,
     }
     try:
