@@ -21,7 +21,7 @@ from server.assembly import Assembly, Where
 from server.broker.builtin import LOOPBACK, guarded_broker, insecure_broker
 from server.broker.grants import server_id
 from server.clock import SystemClock
-from server.config import BUILTIN, ServerConfig, own_broker_host
+from server.config import BUILTIN, ServerConfig, broker_address, is_loopback, own_broker_host
 from server.enrolment.reception import Reached
 from server.feed.hub import Hub
 from server.pki import Authority
@@ -225,10 +225,12 @@ async def _broker(
 
 
 def _as_reached(url: str, config: ServerConfig) -> str:
-    """The broker's address for devices: the built-in one is where this host is reached."""
-    if config.broker != BUILTIN or config.insecure_loopback:
+    """The broker's address for devices: one on this machine is where this machine is reached."""
+    secured, host, port = broker_address(url)
+    if not secured or not is_loopback(host):
         return url
-    return f"mqtts://{config.address}:{url.rpartition(':')[2]}"
+    address = config.address
+    return f"mqtts://{f'[{address}]' if ':' in address else address}:{port}"
 
 
 def _http_config(state: ServerState) -> uvicorn.Config:
