@@ -115,6 +115,13 @@ async def test_progress_counts_receipts_alone(site, api):
     }
 
 
+async def test_a_receipt_for_an_earlier_entry_confirms_no_later_one(site, api):
+    await revoke(api, order(), order("02" * 8))
+    await site.confirm("front-agent", 1)
+    assert (await progress(api, 1))["confirmed"] == 1
+    assert (await progress(api, 2))["confirmed"] == 0
+
+
 async def test_an_agent_that_is_away_is_a_risk_until_its_doors_grace_is_over(site, api):
     site.orders.facts["back-agent"] = Facts(1, None, LogHead(), 0)
     site.orders.heartbeats.beat("back-agent")

@@ -371,5 +371,6 @@ async def test_nobody_waits_for_a_writer_that_has_ended(tmp_path):
         await asyncio.gather(writer, return_exceptions=True)
         with pytest.raises(Stopped):
             await asking
-        with pytest.raises(Stopped):
-            await site.revocations.revoke("card", card(1), LOST, "li")
+        async with asyncio.timeout(20):
+            with pytest.raises(Stopped):
+                await site.revocations.revoke("card", card(1), LOST, "li")
