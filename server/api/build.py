@@ -20,6 +20,7 @@ from server.api import (
     lockdowns,
     memberships,
     model_routes,
+    policies,
     revocations,
     site,
     standing,
@@ -93,6 +94,7 @@ def build_api(state: ServerState) -> FastAPI:
     app.include_router(revocations.router(state))
     app.include_router(lockdowns.router(state))
     app.include_router(commands.router(state))
+    app.include_router(policies.router(state))
     app.include_router(_problems())
     app.add_api_route("/", _live_page, include_in_schema=False, response_class=FileResponse)
     app.mount("/console", _Console(directory=_CONSOLE), name="console")

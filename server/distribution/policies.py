@@ -99,7 +99,10 @@ class Policies:
 
     async def load(self) -> None:
         """Read which versions there are."""
-        self._newest = await rows.newest_versions(self._engine)
+        self._newest = {
+            stored.agent: Version(version=stored.version, hash=stored.hash)
+            for stored in await rows.list_policies(self._engine)
+        }
 
     def newest(self, agent: str) -> Version | None:
         """The newest policy of an agent; None: it has none yet."""

@@ -9,7 +9,6 @@ from typing import cast
 from sqlalchemy import and_, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from schemas.versions import Version
 from server.store.distribution_tables import policies, policy_chunks
 from server.store.tables import meta
 
@@ -32,22 +31,32 @@ class SignedPolicy:
     envelope: bytes
 
 
-async def newest_versions(db: AsyncEngine) -> dict[str, Version]:
-    """The newest version of every agent that has a policy."""
+@dataclass(frozen=True)
+class NewestPolicy:
+    """What there is to know of an agent's newest policy without opening it."""
+
+    agent: str
+    version: int
+    hash: str
+    cards: int
+    issued_us: int
+
+
+async def list_policies(db: AsyncEngine) -> list[NewestPolicy]:
+    """The newest policy of every agent that has one, by agent."""
     newest = (
         select(policies.c.agent, func.max(policies.c.version).label("version"))
         .group_by(policies.c.agent)
         .subquery()
     )
-    query = select(policies.c.agent, policies.c.version, policies.c.hash).join(
-        newest,
-        and_(policies.c.agent == newest.c.agent, policies.c.version == newest.c.version),
+    of = policies.c
+    query = (
+        select(of.agent, of.version, of.hash, of.cards, of.issued_us)
+        .join(newest, and_(of.agent == newest.c.agent, of.version == newest.c.version))
+        .order_by(of.agent)
     )
     async with db.connect() as connection:
-        return {
-            agent: Version(version=version, hash=name)
-            for agent, version, name in await connection.execute(query)
-        }
+        return [NewestPolicy(*row) for row in await connection.execute(query)]
 
 
 async def newest_policy(connection: AsyncConnection, agent: str) -> SignedPolicy | None:
