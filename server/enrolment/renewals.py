@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import structlog
 from cryptography import x509
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.enrolment import Certificate, Renewal
@@ -46,6 +48,13 @@ class Renewals:
         self._turn = asyncio.Lock()
 
     async def answer(self, agent: str, renewal: Renewal) -> None:
+        """As `grant`; what stands against it is logged, and the agent asks again."""
+        try:
+            await self.grant(agent, renewal)
+        except (BadRequest, SQLAlchemyError, sqlite3.Error, OSError) as error:
+            log.warning("renewal_not_granted", agent=agent, why=str(error)[:500])
+
+    async def grant(self, agent: str, renewal: Renewal) -> None:
         """Issue what `agent` asks for in a verified statement, and send it. Raises BadRequest.
 
         Asked again with the same key, the same certificate goes out again: the first may not have

@@ -48,7 +48,7 @@ class Lock:
         )
 
     async def ask(self) -> None:
-        await self.rig.desk.renewals.answer("front", self.asked())
+        await self.rig.desk.renewals.grant("front", self.asked())
 
     def answer(self) -> Certificate:
         """What the agent reads of the newest answer."""
@@ -112,14 +112,21 @@ async def test_whatever_it_asks_an_agent_gets_one_certificate_in_ten_minutes(loc
 
 async def test_nobody_renews_for_another(lock):
     with pytest.raises(BadRequest, match="subject is not"):
-        await lock.rig.desk.renewals.answer("vault", lock.asked())
+        await lock.rig.desk.renewals.grant("vault", lock.asked())
 
 
 async def test_who_was_removed_gets_no_certificate(lock):
     asked = lock.asked()
     await lock.rig.desk.enrolments.remove("front", "mei")
     with pytest.raises(BadRequest, match="no certificate that counts"):
-        await lock.rig.desk.renewals.answer("front", asked)
+        await lock.rig.desk.renewals.grant("front", asked)
+
+
+async def test_what_can_not_be_granted_ends_nothing(lock):
+    asked = lock.asked()
+    lock.rig.broker.away = True
+    for agent in ("vault", "front"):
+        await lock.rig.desk.renewals.answer(agent, asked)
 
 
 async def test_an_agent_may_sign_renewals_and_no_orders(lock):
