@@ -74,7 +74,7 @@ def router(state: ServerState) -> APIRouter:
                 "issued": timestamp(stored.issued_us),
             }
         for agent, item in items.items():
-            item["applied"] = applied[agent].policy if agent in applied else None
+            item["applied"] = (applied[agent].policy or None) if agent in applied else None
             item["failure"] = failures.get(agent)
         return json_response({"items": [items[agent] for agent in sorted(items)]})
 
