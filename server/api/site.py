@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -26,10 +27,12 @@ from server.api.problems import (
     documented,
     named_errors,
 )
-from server.model.bodies import Site
+from server.feed.cloudevents import as_json
+from server.model.bodies import Body, Site
 from server.model.changing import changing
-from server.model.document import SiteDocument, apply, export
+from server.model.document import Outcome, SiteDocument, apply, export
 from server.model.errors import ModelError
+from server.model.kinds import KINDS
 from server.model.reading import model_revision
 from server.model.stored import fetch_site
 from server.state import ServerState
@@ -174,13 +177,42 @@ def router(state: ServerState) -> APIRouter:
             )
         except ModelError as error:
             raise problem_of(error) from None
-        return await asyncio.to_thread(json_response, asdict(outcome))
+        return await asyncio.to_thread(_outcome, outcome)
 
     return routes
 
 
 def _exported(document: SiteDocument) -> Response:
-    return json_response(document.model_dump(mode="json", exclude_defaults=True))
+    assert document.site is not None
+    shown: dict[str, Any] = {"site": _plain(document.site)}
+    for kind in KINDS:
+        bodies = document.section(kind) or {}
+        shown[kind.plural] = {key: _plain(body) for key, body in bodies.items()}
+    return _large(shown)
+
+
+def _outcome(outcome: Outcome) -> Response:
+    return _large(vars(outcome) | {"steps": [asdict(step) for step in outcome.steps]})
+
+
+def _plain(body: Body) -> dict[str, Any]:
+    return body.model_dump(mode="json", exclude_defaults=True)
+
+
+def _large(members: Mapping[str, Any]) -> Response:
+    """A response whose parts are written one by one: in one go, the encoder lets no thread run."""
+    written = []
+    for name, value in members.items():
+        if isinstance(value, dict):
+            inner = ",".join(f"{as_json(key)}:{as_json(each)}" for key, each in value.items())
+            text = f"{{{inner}}}"
+        elif isinstance(value, list | tuple):
+            text = f"[{','.join(as_json(each) for each in value)}]"
+        else:
+            text = as_json(value)
+        written.append(f"{as_json(name)}:{text}")
+    headers = {"Cache-Control": "no-store"}
+    return Response(f"{{{','.join(written)}}}", media_type="application/json", headers=headers)
 
 
 def _document(body: bytes) -> SiteDocument:

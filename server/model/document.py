@@ -126,7 +126,7 @@ async def apply(
                 await change.remove(kind, extra)
             else:
                 unlisted += [(kind.name, key) for key in extra]
-        steps = _steps(change)
+        steps = await asyncio.to_thread(_steps, change)
         changed = bool(change.done)
     applied = changed and not dry_run
     revision = change.revision if applied else change.revision - 1

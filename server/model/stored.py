@@ -60,10 +60,14 @@ async def fetch(
     connection: AsyncConnection, kind: Kind[B], ids: Collection[str] | None = None
 ) -> dict[str, Stored[B]]:
     """These objects, or all, by id. Those that are not there are left out."""
-    query = select(kind.table).order_by(kind.table.c.id)
-    if ids is None:
-        return await _read(connection, kind, query, everything=True)
     found: dict[str, Stored[B]] = {}
+    if ids is None:
+        page = await fetch_page(connection, kind, (), None, _AT_ONCE)
+        while page:  # in steps the event loop can bear
+            found |= {each.id: each for each in page}
+            page = await fetch_page(connection, kind, (), page[-1].id, _AT_ONCE)
+        return found
+    query = select(kind.table).order_by(kind.table.c.id)
     for some in in_chunks(sorted(ids)):
         found |= await _read(connection, kind, query.where(kind.table.c.id.in_(some)))
     return found
@@ -95,17 +99,16 @@ async def fetch_site(connection: AsyncConnection) -> tuple[int, Site]:
 
 
 async def _read(
-    connection: AsyncConnection, kind: Kind[B], query: Select[Any], *, everything: bool = False
+    connection: AsyncConnection, kind: Kind[B], query: Select[Any]
 ) -> dict[str, Stored[B]]:
     rows = (await connection.execute(query)).all()
     parts: dict[Table, dict[str, list[Row[Any]]]] = {}
     for table, owner in kind.parts.items():
         of_table: dict[str, list[Row[Any]]] = {}
         column = table.c[owner]
-        wanted = [row.id for row in rows]
-        for some in [None] if everything else in_chunks(wanted):
-            part = select(table) if some is None else select(table).where(column.in_(some))
-            for row in await connection.execute(part.order_by(*table.primary_key.columns)):
+        for some in in_chunks([row.id for row in rows]):
+            part = select(table).where(column.in_(some)).order_by(*table.primary_key.columns)
+            for row in await connection.execute(part):
                 of_table.setdefault(row._mapping[owner], []).append(row)
         parts[table] = of_table
     answers = kind.name in REVOCABLE
