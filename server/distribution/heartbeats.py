@@ -8,7 +8,6 @@ ends with its grace, whatever reaches it in between.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from datetime import datetime
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.envelope import Signer
@@ -25,6 +23,7 @@ from schemas.statement import sign_statement
 from schemas.topics import HEARTBEAT, down
 from schemas.versions import LogHead, Version
 from server.clock import Clock, from_microseconds, microseconds
+from server.ingest.pipeline import DATABASE_ERRORS
 from server.store.counters import read_reserved, reserve
 
 TICK_S = 0.1
@@ -158,7 +157,7 @@ class Heartbeats:
             if self._last > self._reserved:
                 self._reserved = max(self._last + _AHEAD, microseconds(now) + RESERVED_US)
                 await reserve(self._engine, self._reserved)
-        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        except DATABASE_ERRORS as error:
             self._reserved = 0
             self._urgent.update(dict.fromkeys(agents))
             log.error(

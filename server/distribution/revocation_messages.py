@@ -34,6 +34,10 @@ _KEPT_SNAPSHOTS = 2
 """An agent that fetches the one before the newest can end what it began."""
 
 
+class LogDamaged(Exception):
+    """Entries are missing in the database."""
+
+
 @dataclass(frozen=True)
 class _Snapshot:
     sequence: int
@@ -74,7 +78,10 @@ class RevocationMessages:
         return await loop.run_in_executor(self._executor, sign_statement, statement, self._signer)
 
     async def range(self, first: int, last: int) -> bytes:
-        """One message with the stored entries `first` to `last`, both included."""
+        """One message with the stored entries `first` to `last`, both included.
+
+        Raises LogDamaged, or what the database raises.
+        """
         async with self._making:  # a crowd that asks for the same waits for one signature
             known = self._ranges.get((first, last))
             if known is not None:
@@ -84,10 +91,7 @@ class RevocationMessages:
                 entries = await rows.read_entries(connection, first, last)
                 previous = await rows.hash_at(connection, first - 1)
             if previous is None or len(entries) != last - first + 1:
-                raise RuntimeError(
-                    f"the revocation log's entries {first} to {last} are not whole: restore the"
-                    " database from a backup"
-                )
+                raise LogDamaged(f"entries {first} to {last} of the revocation log are not whole")
             envelope = await self.signed(entries, previous)
             self._ranges[first, last] = envelope
             if len(self._ranges) > _KEPT_MESSAGES:

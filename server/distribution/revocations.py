@@ -8,13 +8,11 @@ nothing, and a thousand cost a handful of commits and messages.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from schemas.revocation import (
@@ -29,7 +27,8 @@ from schemas.suites import Suite
 from schemas.topics import REVOCATION, everyone
 from schemas.versions import LogHead
 from server.clock import Clock, microseconds
-from server.distribution.revocation_messages import RevocationMessages
+from server.distribution.revocation_messages import LogDamaged, RevocationMessages
+from server.ingest.pipeline import DATABASE_ERRORS
 from server.ingest.verify import AlarmKind, Refusal
 from server.store import revocations as rows
 from server.store.announcements import announce_all
@@ -44,8 +43,6 @@ MARGIN = 1000
 BASE_INTERVAL_S = 60.0
 _MOST_AT_ONCE = 1000
 _KEPT_HASHES = 4096
-
-DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, OSError)
 
 Publish = Callable[[str, bytes, bool], Awaitable[None]]
 """(topic, payload, retain); raises ConnectionError while there is no broker."""
@@ -180,10 +177,14 @@ class Revocations:
         if agent in self._strays or sequence < base.sequence or behind > MAX_MESSAGES * MAX_ENTRIES:
             return None
         firsts = range(sequence + 1, head.sequence + 1, MAX_ENTRIES)
-        return [
-            await self._messages.range(first, min(first + MAX_ENTRIES - 1, head.sequence))
-            for first in firsts
-        ]
+        try:
+            return [
+                await self._messages.range(first, min(first + MAX_ENTRIES - 1, head.sequence))
+                for first in firsts
+            ]
+        except LogDamaged as error:  # what is still there denies all the same
+            log.error("revocation_log_damaged", why=str(error), next_step="restore the database")
+            return None
 
     async def snapshot(self, above: int = -1) -> tuple[bytes, Mapping[str, bytes]]:
         """The signed list of everyone who is denied, and its chunks by digest.

@@ -236,6 +236,16 @@ async def test_whoever_is_far_behind_gets_a_snapshot(site, monkeypatch):
     assert len(follower.denied) == MAX_ENTRIES + 1
 
 
+async def test_a_log_with_a_hole_still_denies_whom_it_names(site):
+    await site.revocations.revoke_all(lost(1, 2, 3), "li")
+    async with site.engine.begin() as connection:
+        await connection.execute(delete(table).where(table.c.sequence == 2))
+    follower = Follower(site)
+    await follower.pull()
+    assert follower.head == site.revocations.head
+    assert {subject for _, subject in follower.denied} == {card(1), card(3)}
+
+
 async def test_the_same_range_is_signed_once(site):
     await site.revocations.revoke_all(lost(1, 2), "li")
     (once,) = await site.revocations.after(0)
