@@ -1,11 +1,16 @@
+import io
+import logging
 import re
+from contextlib import redirect_stderr
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import structlog
 from sqlalchemy import text
 
 from schemas.events import EVENT_DATA
 from server.api.permission import OPEN, SCOPES
+from server.log import configure_log
 from server.store.announcements import waiting
 from tests.sample_site import LOCAL_TOKEN, open_site
 
@@ -160,6 +165,29 @@ async def test_the_secret_is_kept_nowhere(site, api):
             assert rows
             assert secret not in str(rows)
     assert secret not in (await api.get("/api/v1/tokens")).text
+
+
+@pytest.fixture
+def untouched_log():
+    """What others have set up comes back after the test."""
+    config, handlers = structlog.get_config(), logging.root.handlers[:]
+    yield
+    structlog.configure(**config)
+    logging.root.handlers[:] = handlers
+
+
+@pytest.mark.usefixtures("untouched_log")
+async def test_the_log_of_a_failure_holds_neither_the_token_nor_whom_it_was_about(site, api):
+    token = (await made(api, "read"))["token"]
+    async with site.engine.begin() as connection:
+        await connection.execute(text("DROP TABLE memberships"))
+    with redirect_stderr(io.StringIO()) as log:
+        configure_log()
+        async with site.client(token=token) as client:
+            assert (await client.get("/api/v1/memberships?person=mei")).status_code == 500
+    assert "no such table: memberships" in log.getvalue()
+    assert token.rpartition("_")[2] not in log.getvalue()
+    assert "mei" not in log.getvalue()
 
 
 async def test_the_last_use_is_noted_to_the_minute(site, api):
