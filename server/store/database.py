@@ -30,7 +30,7 @@ async def open_database(target: Path | str) -> AsyncEngine:
     """
     url = f"sqlite+aiosqlite:///{target}" if isinstance(target, Path) else target
     try:
-        engine = create_async_engine(url)
+        engine = create_async_engine(url, hide_parameters=True)  # of persons, in the log
     except (ArgumentError, ImportError) as error:  # its words show no password
         raise DatabaseUnavailable(f"the setting `database` can't be used: {error}") from error
     if make_url(url).get_backend_name() == "sqlite":
