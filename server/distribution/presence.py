@@ -124,9 +124,13 @@ class Presence:
         self._watch.broken(agent, self._clock.monotonic())
 
     def forget(self, agent: str) -> None:
-        """The agent was removed."""
+        """The agent was removed, or another device has its name now."""
         self._watch.forget(agent)
+        self._clones.forget(agent)
         self._heard_at.pop(agent, None)
+        self._changed.pop(agent, None)
+        if self._written.get(agent):
+            self._note(agent, False, "it was removed, or has new keys")
 
     async def run(self) -> None:
         """Look for the silent, and write down who came and went, until cancelled."""
