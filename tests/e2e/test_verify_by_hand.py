@@ -6,6 +6,7 @@ refuses the same with one bit changed in any of the files.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sqlite3
@@ -20,7 +21,9 @@ from schemas.envelope import open_envelope
 from schemas.suites import SuiteName, spki
 from server.cli.root import app
 from server.clock import microseconds
+from server.site import open_site
 from tests.agent_pen import EVENTS_TYPE, MOMENT, SITE, Pen
+from tests.server_rig import register
 from tests.system import require_program
 
 PAGE = Path(__file__).parents[2] / "docs" / "verify-an-event.md"
@@ -95,10 +98,8 @@ def proofs(folder: Path, name: SuiteName, sequence: int) -> Path:
     # members of the data that look like what the page's commands search for
     pen.write(data={"prevhash": "f" * 64, "detail": '"prevhash":"' + "e" * 64 + '" 门\\'})
     pen.write()
-    identity = folder / "identity.json"
-    identity.write_text(json.dumps(pen.identity))
     ostiary("init", "--site", SITE, "--suite", name, "--dir", str(site))
-    ostiary("agents", "add", str(identity), "-d", str(site), "--yes")
+    asyncio.run(register(open_site(site), pen))
     store(site, pen)
     for number, out in ((sequence, "proof"), (sequence - 1, "previous")):
         event_id = f"{pen.head.chain}-{number}"
