@@ -92,7 +92,6 @@ class Policies:
         self._seen = 0
         """The revision of the model up to which changes were looked at."""
         self._day = ""
-        self._checked = False
         self._wake, self._work, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._untold: asyncio.Queue[str] = asyncio.Queue()
         self._metrics = _Metrics(metrics)
@@ -153,6 +152,7 @@ class Policies:
             for _ in range(AT_ONCE):
                 group.create_task(self._make_stage())
             group.create_task(self._tidy_stage())
+            group.create_task(self._check_stage())
             wait_s = 0.0
             while True:
                 await self._settled(wait_s)
@@ -179,9 +179,6 @@ class Policies:
     async def _look(self) -> float:
         """Note what is to be made; after how many seconds to look again if nothing changes."""
         try:
-            if not self._checked:
-                await self._sign_again()
-                self._checked = True
             async with snapshot(self._engine) as connection:
                 touched = await touched_since(connection, self._seen)
                 with_doors = await agents_with_doors(connection)
@@ -305,11 +302,18 @@ class Policies:
             except (ConnectionError, *DATABASE_ERRORS) as error:
                 log.info("policy_not_told", agent=agent, why=str(error)[:500])
 
-    async def _sign_again(self) -> None:
-        """Owe a new version to agents whose stored one is not signed by the present key."""
-        for agent in sorted(self._newest):
-            async with self._engine.connect() as connection:
-                stored = await rows.newest_policy(connection, agent)
+    async def _check_stage(self) -> None:
+        """Owe a new version to each agent whose stored one is not signed by the present key."""
+        left = sorted(self._newest)
+        while left:
+            try:
+                async with self._engine.connect() as connection:
+                    stored = await rows.newest_policy(connection, left[-1])
+            except DATABASE_ERRORS as error:
+                log.error("policy_not_checked", why=str(error)[:500], retry_s=RETRY_S)
+                await asyncio.sleep(RETRY_S)
+                continue
+            agent = left.pop()
             if stored is not None and not await self._compiler.is_ours(stored):
                 self._owe(agent, Task(None, anew=True))
 
