@@ -4,34 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import ValidationError
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from schemas.event_data import CardBound
-from schemas.events import EventLine, event_name
 from server.clock import microseconds
 from server.model.revisions import next_revision, touch
 from server.store.model_tables import bindings, cards, doors
 
 MAX_KEY_VERSION = 255
-
-
-async def bind_by(connection: AsyncConnection, agent: str, event: EventLine) -> bool:
-    """Take note of an agent's `card.bound` event; of any other, and of a domain that none of its
-    doors is in, nothing. Returns as `bind`.
-    """
-    if event_name(event.type) != "card.bound":
-        return False
-    try:
-        said = CardBound.model_validate(event.data)
-    except ValidationError:  # a device's words: kept as they came, believed only if they make sense
-        return False
-    if not 1 <= said.key_version <= MAX_KEY_VERSION:
-        return False
-    if not await serves(connection, agent, said.domain):
-        return False
-    return await bind(connection, said.card, said.domain, said.key_version, event.id, event.time)
 
 
 async def serves(connection: AsyncConnection, agent: str, domain: str) -> bool:
@@ -53,6 +33,8 @@ async def bind(  # noqa: PLR0917 an event's words, in their order
     Older news than what is known, as from a door that was cut off, changes nothing. Returns whether
     a policy may change by it: if so, call `state.model_changed()` after the commit.
     """
+    if not 1 <= key_version <= MAX_KEY_VERSION:
+        return False  # a device's nonsense, which a database's column might not hold
     time_us = microseconds(time)
     values = {"key_version": key_version, "event": event_id, "time_us": time_us}
     ours = (bindings.c.card == card) & (bindings.c.domain == domain)
