@@ -109,11 +109,11 @@ async def announced(db: AsyncEngine) -> frozenset[tuple[str, str]]:
 
 async def registry_stamp(db: AsyncEngine) -> tuple[int, int, int]:
     """A value that changes whenever an agent is added, removed or has another key."""
-    columns = agents.c.added_us
-    query = select(func.count(), func.max(columns), func.sum(columns))
+    retired = select(func.count()).select_from(retired_keys).scalar_subquery()
+    query = select(func.count(), func.max(agents.c.added_us), retired)
     async with db.connect() as connection:
         row = (await connection.execute(query)).one()
-        return int(row[0]), int(row[1] or 0), int(row[2] or 0)
+        return int(row[0]), int(row[1] or 0), int(row[2])
 
 
 def agent_ring(registered: Iterable[Agent], suite: Suite) -> dict[str, TrustedKey]:

@@ -180,6 +180,19 @@ def test_the_first_chain_of_an_agent_is_no_alarm_and_another_is(receiver, pen):
     assert not receiver.receive(pen, pen.message(2)).alarms
 
 
+def test_a_chain_that_an_enrolment_foretold_is_no_alarm(receiver, pen):
+    receiver.receive(pen, pen.message(1))
+    pen.begin("f" * 16)
+    pen.write()
+    batch = Batch(receiver.heads, {}, 0.0, {("front", "f" * 16)})
+    batch.place(verify_message(pen.topic, pen.message(1), pen.ring, SITE, pen.suite))
+    assert not batch.alarms
+    pen.begin("e" * 16)
+    pen.write()
+    batch.place(verify_message(pen.topic, pen.message(1), pen.ring, SITE, pen.suite))
+    assert kinds(batch) == [AlarmKind.NEW_CHAIN]
+
+
 def test_two_chains_that_begin_in_one_batch_are_an_alarm(receiver, pen):
     first = pen.message(1)
     pen.begin("f" * 16)
