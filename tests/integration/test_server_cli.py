@@ -15,14 +15,10 @@ from typer.testing import CliRunner, Result
 from schemas.chain import EVENTS_TYPE, verify_chain
 from schemas.envelope import open_envelope
 from schemas.errors import BadSignature
-from schemas.policy import Policy
-from schemas.statement import open_statement
 from server.cli.root import app
 from server.site import SiteError, create_site, only_server, open_site
-from tests.agent_pen import MOMENT, SITE, Pen
-from tests.server_rig import agent, make_site, register, running
-
-POLICY = {"doors": {"front": {"domain": "front", "suite": "intl"}}}
+from tests.agent_pen import SITE, Pen
+from tests.server_rig import agent, make_site, running
 
 
 def ostiary(*arguments: str, input: str | None = None) -> Result:
@@ -124,30 +120,6 @@ def test_an_init_that_broke_off_leaves_no_site(tmp_path):
         create_site(tmp_path / "s", SITE, "intl", random, {})
     with pytest.raises(SiteError, match="not a site directory"):
         open_site(tmp_path / "s")
-
-
-async def test_policies_are_signed_with_rising_versions(site_dir, tmp_path):
-    policy, signed = tmp_path / "policy.json", tmp_path / "policy.dsse"
-    policy.write_text(json.dumps(POLICY))
-    sign = ("policy", "sign", str(policy), "--agent", "front", "--out", str(signed), "-d", site_dir)
-    assert "no agent front" in (await in_thread(*sign)).stderr
-    site = open_site(Path(site_dir))
-    await register(site, Pen())
-    for version in (1, 2):
-        assert (await in_thread(*sign)).exit_code == 0
-        opened = open_statement(
-            signed.read_bytes(),
-            Policy,
-            site.root.key_ring(),
-            site=SITE,
-            audience="front",
-            now=MOMENT.replace(year=2999),
-        )
-        assert opened.counter == version
-    policy.write_text(json.dumps(POLICY | {"counter": 9}))
-    assert "leave out counter" in (await in_thread(*sign)).stderr
-    policy.write_text(json.dumps({"doors": {"front": {}}}))
-    assert "doors.front.domain" in (await in_thread(*sign)).stderr
 
 
 def test_serve_refuses_the_network(site_dir):
