@@ -16,11 +16,12 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from schemas.server_event_data import RootPublished
 from server.api import build_api
 from server.assembly import Assembly, Where
 from server.broker.builtin import LOOPBACK, guarded_broker, insecure_broker
 from server.broker.grants import server_id
-from server.clock import SystemClock
+from server.clock import SystemClock, microseconds
 from server.config import BUILTIN, ServerConfig, broker_address, is_loopback, own_broker_host
 from server.enrolment.reception import Reached
 from server.feed.hub import Hub
@@ -28,6 +29,7 @@ from server.pki import Authority
 from server.run_file import new_local_token, run_file
 from server.site import Site, SiteError, only_server, open_site
 from server.state import LinkStatus, ServerState
+from server.store.announcements import announce
 from server.store.database import open_database
 from server.tls import listener_files
 
@@ -178,12 +180,22 @@ async def _until_done(parts: Assembly, stop: asyncio.Event) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ROOT_LOOK_S):
                 await stop.wait()
-        if parts.site.newest_root_version() > parts.site.root.version:
+        newest = parts.site.newest_root_version()
+        if newest > parts.site.root.version:
+            await _announce_root(parts.state, newest)
             try:
                 await parts.publish_root()
             except ConnectionError as error:
                 log.warning("root_not_told", why=str(error), next_step="agents ask on connection")
             return
+
+
+async def _announce_root(state: ServerState, version: int) -> None:
+    now_us = microseconds(state.clock.now())
+    data = RootPublished(by="ostiary root", version=version)
+    async with state.engine.begin() as connection:
+        await announce(connection, "root.published", f"sites/{state.site}", data, now_us)
+    state.announced()
 
 
 async def _welcome(parts: Assembly, welcomed: asyncio.Event) -> None:

@@ -33,7 +33,7 @@ RESERVED_US = 60_000_000
 _AHEAD = 100_000
 """Counters beyond the clock, for the first minute after a restart."""
 _RETRY_S = 1.0
-_AT_ONCE = 16
+_AT_ONCE = 64
 
 Publish = Callable[[str, bytes, bool], Awaitable[None]]
 """(topic, payload, retain); raises ConnectionError while there is no broker."""
@@ -87,6 +87,7 @@ class Heartbeats:
         self._metrics = metrics
         self._last = self._reserved = 0
         self._urgent: dict[str, None] = {}
+        self._gone: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._round: list[str] = []
         self._turn = 0
@@ -98,6 +99,11 @@ class Heartbeats:
     def beat(self, agent: str) -> None:
         """Send this agent one now: it is new here, or something it is to name is."""
         self._urgent[agent] = None
+        self._wake.set()
+
+    def forget(self, agent: str) -> None:
+        """The agent is gone: what the broker keeps for it is taken back."""
+        self._gone[agent] = None
         self._wake.set()
 
     def issued(self, agent: str) -> datetime | None:
@@ -115,10 +121,24 @@ class Heartbeats:
         while True:
             # without a broker nobody's turn passes: those who wait get theirs when it is back
             connected = self._connected()
+            if connected and self._gone:
+                await self._clear()
             if connected and (agents := self._take()):
                 await self._send(agents)
             if not connected or not self._urgent:
                 await self._rest()
+
+    async def _clear(self) -> None:
+        while self._gone:
+            agent = next(iter(self._gone))
+            del self._gone[agent]
+            if agent in self._agents():
+                continue  # it was enrolled again meanwhile
+            try:
+                await self._publish(down(self._site, agent, HEARTBEAT), b"", True)
+            except ConnectionError:
+                self._gone[agent] = None  # at the next connection
+                return
 
     async def _rest(self) -> None:
         self._wake.clear()

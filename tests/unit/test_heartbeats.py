@@ -181,3 +181,25 @@ async def test_without_a_database_no_counter_is_used_that_a_restart_could_use_ag
     assert len(writes) == 2
     assert said_at_the_second == []
     assert opened(site, message)[1].counter <= writes[1]
+
+
+async def test_what_the_broker_keeps_for_an_agent_that_is_gone_is_taken_back(site):
+    site.facts["front-agent"] = FACTS
+    async with running(site.heartbeats.run):
+        site.heartbeats.beat("front-agent")
+        await site.broker.until(1)
+        del site.facts["front-agent"]
+        site.heartbeats.forget("front-agent")
+        topic, payload, retain = (await site.broker.until(2))[1]
+    assert topic.endswith("down/front-agent/heartbeat")
+    assert (payload, retain) == (b"", True)
+
+
+async def test_an_agent_that_came_back_meanwhile_keeps_its_heartbeat(site):
+    site.facts["front-agent"] = site.facts["back-agent"] = FACTS
+    async with running(site.heartbeats.run):
+        site.heartbeats.forget("front-agent")
+        site.heartbeats.beat("back-agent")
+        topic, payload, _ = (await site.broker.until(1))[0]
+    assert payload
+    assert "back-agent" in topic
