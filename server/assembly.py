@@ -231,7 +231,7 @@ class Assembly:
             reached=where.reached,
             tls=listener_files(site.path, authority, where.reached.host, clock.now()),
             came=self.heartbeats.beat,
-            went=self.presence.forget,
+            went=self._went,
         )
         self.convergence = Convergence(
             engine=engine,
@@ -284,6 +284,10 @@ class Assembly:
         """
         for envelope in self.site.root_after(self.site.root.version):
             await self._publish(everyone(self.site.name, ROOT), envelope, False)
+
+    def _went(self, agent: str) -> None:
+        self.presence.forget(agent)
+        self.heartbeats.forget(agent)
 
     # What the inbox hands over.
 
