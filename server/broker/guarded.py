@@ -55,6 +55,8 @@ class Inbound(StreamReaderAdapter):  # type: ignore[misc]  # amqtt is untyped
 
     async def read(self, n: int = -1) -> bytes:
         """Raises ConnectionError, which ends the connection."""
+        if n == 0:  # an empty last will or message, which may be the end of its packet
+            return b""
         if self._left == 0 and self._header is None:
             self._header = []
         # amqtt reads a header byte by byte; asked for more, it is beyond the end of a packet

@@ -51,6 +51,17 @@ async def test_a_will_where_one_may_not_speak_is_no_way_in(secured_builtin):
                 pass
 
 
+async def test_an_empty_last_will_and_an_empty_message_are_passed_on(secured_builtin):
+    async with secured_builtin.server("front") as (server, _):
+        async with secured_builtin.enter("front", will=Will(f"{UP}/will", b"")) as front:
+            await front.publish(f"{UP}/events", b"")
+            assert await server.hears(b"")
+            server.heard.clear()
+            front.abort()
+        assert await server.hears(b"")
+        assert [each.topic for each in server.heard] == [f"{UP}/will"]
+
+
 async def test_who_is_expelled_says_no_last_word(secured_builtin):
     async with secured_builtin.server("front") as (server, rights):
         async with secured_builtin.enter("front", will=Will(f"{UP}/will", b"last")) as front:
