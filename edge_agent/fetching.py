@@ -7,6 +7,7 @@ and asked for again, ever more slowly. Until all of a policy is here the old one
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -29,6 +30,7 @@ from schemas.versions import Version
 
 MOST_CHUNKS = 32
 """In one pull: what fits into the queue of messages that nobody has read yet."""
+_REMEMBERED = 4 * MOST_CHUNKS
 ANSWER_S = 20.0
 """Without anything new for so long, what was asked for is not coming."""
 SLOW_AFTER_S = 60.0
@@ -82,8 +84,8 @@ class Fetching:
         self._random = random
         self._woken = asyncio.Event()
         self._snapshot: _Snapshot | None = None
-        self._had: set[str] = set()
-        """Digests of chunks that came since the last manifest."""
+        self._asked: deque[str] = deque(maxlen=_REMEMBERED)
+        """Digests of chunks: they may come twice, or when what they were for is past."""
         self._unprompted = Lacks()
         self._unprompted_s = -UNPROMPTED_S
         self._begun_s: float | None = None
@@ -108,7 +110,6 @@ class Fetching:
     async def policy_came(self, envelope: bytes, now: datetime) -> None:
         """Verify and stage it. Raises SchemaError."""
         await self._store.offer_policy(envelope, now)
-        self._had.clear()
         self._woken.set()
 
     @property
@@ -122,7 +123,6 @@ class Fetching:
         held = {} if self._snapshot is None else self._snapshot.bodies
         bodies = {digest: held[digest] for digest in manifest.chunks if digest in held}
         self._snapshot = _Snapshot(envelope, manifest, bodies)
-        self._had.clear()
         self._woken.set()
 
     def whole_snapshot(self) -> tuple[bytes, Mapping[str, bytes]] | None:
@@ -134,15 +134,16 @@ class Fetching:
         return snapshot.envelope, snapshot.bodies
 
     async def chunk_came(self, body: bytes) -> None:
-        """Keep a chunk that was asked for. Raises MalformedChunk."""
-        digest = self._store.state.digest(body)
-        if digest in self._had:
-            return  # asked for twice
+        """Keep a chunk that is lacking; one that was, is no attack. Raises MalformedChunk."""
+        digest, missing = self._store.state.digest(body), self._store.missing
         if self._snapshot is not None and digest in self._snapshot.manifest.chunks:
+            if digest in self._snapshot.bodies:
+                return
             self._snapshot.bodies[digest] = body
-        else:
-            await self._store.add_chunk(body)
-        self._had.add(digest)
+        elif digest in self._asked and digest not in missing:
+            return
+        elif await self._store.add_chunk(body) is missing:
+            return
         self._came_bytes += len(body)
         self._woken.set()
 
@@ -197,6 +198,7 @@ class Fetching:
 
     def _pull(self, wants: _Wants, unprompted: Lacks, session: str, count: int) -> bytes:
         now, _ = self._recorder.judge_time()
+        self._asked.extend(wants.chunks)
         state, lacking = self._store.state, wants.lacks
         after = lacking.revocation_after
         pull = Pull(

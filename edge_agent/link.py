@@ -124,6 +124,8 @@ class Link:
 
     async def leave(self) -> None:
         """Tell the server that the agent stops in order, if that can be told at once."""
+        if not self._inbox.session:
+            return  # it was never heard of
         try:
             async with asyncio.timeout(LEAVE_S):
                 await self._reporting.leave(self.say, self._inbox.session)

@@ -191,7 +191,7 @@ class TrustStore:
     async def add_chunk(self, body: bytes) -> tuple[str, ...]:
         """Keep a chunk that the staged policy lacks; the digests of those that it still lacks.
 
-        Raises MalformedChunk if it lacks no such chunk, or has another place for it.
+        Raises MalformedChunk if it is neither lacking nor held, or stands elsewhere.
         """
         return await self._writer.run(self._add_chunk, body)
 
@@ -314,17 +314,12 @@ class TrustStore:
         if len(body) > MAX_CHUNK_BYTES:
             raise MalformedChunk(f"chunk of {len(body)} bytes, the limit is {MAX_CHUNK_BYTES}")
         digest, staging = self._state.digest(body), self._staging
+        if tables.has_chunk(database, digest):
+            return self._missing
         if staging is None:
             raise MalformedChunk(f"chunk {digest}: no policy is staged that could lack it")
         staging.check(digest, body)
-        # A chunk that is lost in a power cut is asked for again; before the policy comes into
-        # force, a commit that is synced syncs the whole log, and with it the chunks.
-        database.execute("PRAGMA synchronous=NORMAL")
-        try:
-            with database.atomic():
-                tables.add_chunk(database, digest, body)
-        finally:
-            database.execute("PRAGMA synchronous=FULL")
+        tables.add_chunk(database, digest, body)
         staging.add(digest, body)
         self._missing = tuple(staging.missing)
         return self._missing

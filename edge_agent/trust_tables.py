@@ -137,8 +137,17 @@ def set_override(database: Database, door: str, override: Override | None) -> No
 
 
 def add_chunk(database: Database, digest: str, body: bytes) -> None:
-    """Keep a chunk; it is never another under the same digest."""
-    database.execute("INSERT OR IGNORE INTO chunks VALUES (?, ?)", [bytes.fromhex(digest), body])
+    """Keep a chunk, in a transaction of its own that is not synced.
+
+    One that is lost in a power cut is asked for again; before its policy comes into force, a commit
+    that is synced syncs the whole log, and with it the chunks.
+    """
+    database.execute("PRAGMA synchronous=NORMAL")
+    try:
+        with database.atomic():
+            database.execute("INSERT INTO chunks VALUES (?, ?)", [bytes.fromhex(digest), body])
+    finally:
+        database.execute("PRAGMA synchronous=FULL")
 
 
 def chunk(database: Database, digest: str) -> bytes | None:

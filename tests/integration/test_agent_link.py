@@ -63,6 +63,31 @@ async def test_an_agent_pulls_all_it_lacks_and_receipts_what_it_applied(tmp_path
         assert not {"policy.rejected", "statement.rejected"} & set(rig.names())
 
 
+async def test_chunks_that_come_twice_or_after_their_policy_is_past_are_no_attack(tmp_path):
+    async with link_rig(tmp_path) as rig:
+        rig.voice.new_policy(cards(300), doors={})
+        await connected(rig)
+        rig.honest = False
+        await heard(rig)
+        await rig.until_heard(lambda: rig.pulls and rig.pulls[-1].policy)
+        await rig.say(POLICY, rig.voice.policy_envelope)
+        await rig.until_heard(lambda: rig.pulls[-1].chunks)
+        late = [rig.voice.chunks[digest] for digest in rig.pulls[-1].chunks]
+        rig.voice.new_policy([card | {"person": "bob"} for card in cards(300)], doors={})
+        rig.honest = True
+        await heard(rig)
+        await rig.say(POLICY, rig.voice.policy_envelope)
+        for body in late:
+            await rig.say(CHUNK, body)
+        await rig.event("policy.applied", policy_version=2)
+        rig.voice.new_policy([card | {"person": "eve"} for card in cards(300)], doors={})
+        for digest in rig.pulls[-1].chunks:
+            await rig.say(CHUNK, rig.voice.chunks[digest])
+        await heard(rig)
+        await rig.event("policy.applied", policy_version=3)
+        assert "policy.rejected" not in rig.names()
+
+
 async def test_one_changed_card_costs_one_chunk(tmp_path):
     async with link_rig(tmp_path) as rig:
         rig.voice.new_policy(cards(1000), doors={})

@@ -176,6 +176,19 @@ async def test_a_chunk_that_nobody_asked_for_is_refused(open_store, centre, tmp_
         assert digests(tmp_path) == before
 
 
+async def test_a_chunk_that_is_held_already_changes_nothing(open_store, centre, tmp_path):
+    policy = centre.policy(1, CARDS)
+    async with open_store() as store:
+        await bring(store, policy, only=1)
+        before = store.missing
+        (held,) = digests(tmp_path)
+        assert await store.add_chunk(policy[1][held]) == before
+        await put_in_force(store, policy)
+        for body in policy[1].values():
+            assert await store.add_chunk(body) == ()
+        assert digests(tmp_path) == set(policy[1])
+
+
 async def test_a_chunk_that_holds_what_does_not_belong_there_is_refused(
     open_store, centre, tmp_path
 ):
