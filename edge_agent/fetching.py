@@ -135,15 +135,16 @@ class Fetching:
 
     async def chunk_came(self, body: bytes) -> None:
         """Keep a chunk that is lacking; one that was, is no attack. Raises MalformedChunk."""
-        digest, missing = self._store.state.digest(body), self._store.missing
+        digest = self._store.state.digest(body)
         if self._snapshot is not None and digest in self._snapshot.manifest.chunks:
             if digest in self._snapshot.bodies:
                 return
             self._snapshot.bodies[digest] = body
-        elif digest in self._asked and digest not in missing:
-            return
-        elif await self._store.add_chunk(body) is missing:
-            return
+        else:
+            missing = self._store.missing
+            past = digest in self._asked and digest not in missing
+            if past or await self._store.add_chunk(body) is missing:
+                return
         self._came_bytes += len(body)
         self._woken.set()
 
