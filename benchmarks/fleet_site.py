@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -17,6 +18,7 @@ from benchmarks.site import reading
 from edge_agent.demo.building import healthy
 from edge_agent.demo.mosquitto import open_mosquitto
 from edge_agent.demo.processes import Child, command, free_port, listens, run, until
+from schemas.events import event_type
 from schemas.suites import SuiteName, suite
 from server.clock import SystemClock, microseconds
 from server.store.agents import insert_agent
@@ -24,6 +26,16 @@ from server.store.database import open_database
 
 PEOPLE = 100
 PATIENCE_S = 600.0
+
+
+class Receipt(NamedTuple):
+    """An agent's word that it has applied a revocation, in microseconds of the one clock here."""
+
+    position: int
+    source: str
+    applied_us: int
+    committed_us: int
+    sequence: int
 
 
 @dataclass
@@ -34,6 +46,7 @@ class FleetSite:
     doors: int
     broker: Child
     client: httpx.AsyncClient
+    children: Sequence[Child]
 
     @property
     def store(self) -> Path:
@@ -46,15 +59,31 @@ class FleetSite:
         said: dict[str, Any] = next((json.loads(t) for t in reversed(lines) if t[:1] == "{"), {})
         return said
 
-    def receipts(self, sequence: int) -> list[int]:
-        """When each agent's receipt for the entry was committed, in microseconds."""
+    def position(self) -> int:
+        """The position of the newest event."""
+        with reading(self.store) as database:
+            (position,) = database.execute("select max(position) from events").fetchone()
+            return int(position or 0)
+
+    def receipts(self, after: int) -> list[Receipt]:
+        """The receipts for revocations that were committed beyond a position, in their order."""
         with reading(self.store) as database:
             rows = database.execute(
-                "select source, min(recorded_us) from events where type = ?"
-                " and cast(line ->> '$.data.sequence' as integer) >= ? group by source",
-                ["io.ostiary.revocation.applied.v1", sequence],
+                "select position, source, time_us, recorded_us,"
+                " cast(line ->> '$.data.sequence' as integer) from events"
+                " where position > ? and type = ? order by position",
+                [after, event_type("revocation.applied")],
             )
-            return [recorded for _, recorded in rows]
+            return [Receipt(*row) for row in rows]
+
+    def cpu_s(self) -> dict[str, float]:
+        """The processor time that each process has spent so far."""
+        spent = {}
+        for child in self.children:
+            assert child.process is not None
+            fields = Path(f"/proc/{child.process.pid}/stat").read_text().rpartition(")")[2].split()
+            spent[child.name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return spent
 
     async def call(self, method: str, path: str, body: object = None) -> Any:
         """The server's API."""
@@ -115,7 +144,7 @@ async def fleet_site(folder: Path, name: SuiteName, doors: int) -> AsyncIterator
             trust_env=False,
             timeout=PATIENCE_S,
         ) as client:
-            there = FleetSite(folder, doors, broker, client)
+            there = FleetSite(folder, doors, broker, client, (serving, broker, fleet))
             await there.call("POST", "/api/v1/site-document", _document(doors))
             await fleet.start()
             await there.converged("the first policies")

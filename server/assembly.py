@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -323,8 +323,8 @@ class Assembly:
         """A verified request for a certificate."""
         await self.desk.renewals.answer(agent, renewal)
 
-    async def _publish(self, topic: str, payload: bytes, retain: bool) -> None:
-        await self.link.publish(topic, payload, retain=retain)
+    def _publish(self, topic: str, payload: bytes, retain: bool) -> Awaitable[None]:
+        return self.link.publish(topic, payload, retain=retain)
 
     def _offer(self, topic: str, payload: bytes) -> bool:
         return self.inbox.offer(topic, payload)
@@ -361,7 +361,7 @@ class Assembly:
         return None if report is None or name is None else Session(name, report.command)
 
     def _doors_of(self, agent: str) -> list[str]:
-        return sorted(d.door for d in self.ledger.doors.values() if d.agent == agent)
+        return sorted(self.ledger.doors.of(agent))
 
     async def _served_doors(self) -> list[tuple[str, str]]:
         async with self.state.engine.connect() as connection:

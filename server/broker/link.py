@@ -9,11 +9,14 @@ from typing import Any, cast
 
 import aiomqtt
 import structlog
+from paho.mqtt.client import error_string
+from paho.mqtt.enums import MQTTErrorCode
 
 from schemas.envelope import MAX_ENVELOPE_BYTES
 from schemas.errors import MalformedTopic
 from schemas.topics import EVENTS, every_up, parse_up
 from schemas.wary_mqtt import SILENT, be_wary
+from server.broker.bulk import in_bulk
 from server.broker.grants import CONTROL_ANSWERS, UP_CHANNELS
 from server.broker.limits import MOST_IN_FLIGHT
 from server.clock import Clock
@@ -27,7 +30,8 @@ MAX_RETRY_S = 60.0
 KEEPALIVE_S = 30
 MAX_PACKET_BYTES = 2 * MAX_ENVELOPE_BYTES
 """Far beyond this a packet is not a message that is too long, but an attack on our memory."""
-_PENDING = 64
+PATIENCE_S = 10.0
+"""For the broker to confirm a message."""
 
 log = structlog.get_logger(__name__)
 
@@ -79,6 +83,8 @@ class Link:
         self._clock, self._metrics, self._uniform = clock, metrics, uniform
         self._client_id = client_id
         self._client: aiomqtt.Client | None = None
+        self._untold: set[asyncio.Future[None]] = set()
+        """What the broker has not confirmed."""
         self._deaf = False
 
     async def run(self, welcomed: Callable[[], None]) -> None:
@@ -101,6 +107,8 @@ class Link:
                 self._down(str(error))
             finally:
                 self._client = None
+                for told in list(self._untold):
+                    _fail(told, "the broker's connection broke")
             _heed_cancellation()
             # AWS, "Exponential Backoff And Jitter": full jitter spreads a crowd best
             await asyncio.sleep(self._uniform(0, retry_s))
@@ -110,15 +118,30 @@ class Link:
         """Take no more messages in; what is under way can still be acknowledged."""
         self._deaf = True
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """QoS 1; returns when the broker has it. Raises NoBroker."""
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> asyncio.Future[None]:
+        """QoS 1; done when the broker has it, or fails with NoBroker.
+
+        It is sent without waiting for whoever awaits it, and takes no task of its own: a thousand
+        words to a thousand agents are said so.
+        """
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[None] = loop.create_future()
         client = self._client
         if client is None:
-            raise NoBroker(f"not connected to {self._host}:{self._port}")
-        try:
-            await client.publish(topic, payload, qos=1, retain=retain)
-        except aiomqtt.MqttError as error:
-            raise NoBroker(str(error)) from error
+            told.set_exception(NoBroker(f"not connected to {self._host}:{self._port}"))
+            return told
+        sent = client._client.publish(topic, payload, 1, retain)
+        if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            told.set_exception(NoBroker(f"the broker's connection broke: {error_string(sent.rc)}"))
+            return told
+        late = f"the broker has not confirmed a message for {PATIENCE_S:.0f} s"
+        overdue = loop.call_later(PATIENCE_S, _fail, told, late)
+        told.add_done_callback(self._untold.discard)
+        told.add_done_callback(lambda _: overdue.cancel())
+        self._untold.add(told)
+        # its own `publish` makes a task and a timeout for each, which costs more than all the rest
+        client._pending_publishes[sent.mid] = _Confirmation(told)
+        return told
 
     async def _subscribe(self, client: aiomqtt.Client) -> None:
         wanted = [(every_up(self._site, channel), 1) for channel in UP_CHANNELS]
@@ -145,8 +168,8 @@ class Link:
             tls_context=self._tls,
             max_inflight_messages=MOST_IN_FLIGHT,
         )
+        in_bulk(client)
         be_wary(client, MAX_PACKET_BYTES)
-        client.pending_calls_threshold = _PENDING
         return client
 
     def _queue(self, maxsize: int) -> asyncio.Queue[aiomqtt.Message]:
@@ -184,6 +207,23 @@ class Link:
             self._status.since = self._clock.now()
             log.warning("broker_lost", broker=self._status.broker, why=why)
         self._status.connected, self._status.last_error = False, why
+
+
+class _Confirmation(asyncio.Event):
+    """What the client calls when the broker has a message: it takes an event."""
+
+    def __init__(self, told: asyncio.Future[None]) -> None:
+        self._told = told
+
+    def set(self) -> None:
+        """The broker has it."""
+        if not self._told.done():
+            self._told.set_result(None)
+
+
+def _fail(told: asyncio.Future[None], why: str) -> None:
+    if not told.done():
+        told.set_exception(NoBroker(why))
 
 
 def _heed_cancellation() -> None:

@@ -18,7 +18,7 @@ from server.ingest.metrics import IngestMetrics
 
 INTERVAL_S = 0.02
 RESEND_INTERVAL_S = 1.0
-_AT_ONCE = 16
+_AT_ONCE = 64
 
 Publish = Callable[[str, bytes], Awaitable[None]]
 """(topic, payload); raises ConnectionError while there is no broker."""
@@ -98,13 +98,11 @@ class Acknowledger:
         for start in range(0, len(words), _AT_ONCE):
             some = words[start : start + _AT_ONCE]
             signed = await loop.run_in_executor(self._executor, self._sign, some)
-            results = await asyncio.gather(
-                *(
-                    self._publish(down(self._site, agent, ACKNOWLEDGEMENT), envelope)
-                    for agent, envelope in signed
-                ),
-                return_exceptions=True,
+            said = (
+                self._publish(down(self._site, agent, ACKNOWLEDGEMENT), envelope)
+                for agent, envelope in signed
             )
+            results = await asyncio.gather(*said, return_exceptions=True)
             for result in results:
                 if isinstance(result, ConnectionError):
                     log.debug("acknowledgement_not_sent", why=str(result))

@@ -7,7 +7,7 @@ vocabulary's is passed over, the event itself stays as it came.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,9 +49,37 @@ class DoorState:
     position: int = 0
 
 
-def project(
-    doors: dict[str, DoorState], agent: str, event: EventLine, position: int
-) -> Iterator[DoorState]:
+class Doors:
+    """All doors; or, upon a `base`, what a batch that is not committed makes of them."""
+
+    def __init__(self, states: Iterable[DoorState] = (), base: Doors | None = None) -> None:
+        self._base = base
+        self._of: dict[str, set[str]] = {}
+        self.states: dict[str, DoorState] = {}
+        """By name; upon a base, those that differ from it."""
+        for state in states:
+            self.put(state)
+
+    def get(self, door: str) -> DoorState | None:
+        """The door as it was last said to be."""
+        own = self.states.get(door)
+        return own if own is not None or self._base is None else self._base.get(door)
+
+    def of(self, agent: str) -> set[str]:
+        """The doors that the agent spoke for last."""
+        own = self._of.get(agent, set())
+        return own if self._base is None else own | (self._base.of(agent) - self.states.keys())
+
+    def put(self, state: DoorState) -> None:
+        """The door is so now."""
+        before = self.states.get(state.door)
+        if before is not None and before.agent != state.agent:
+            self._of[before.agent].discard(state.door)
+        self.states[state.door] = state
+        self._of.setdefault(state.agent, set()).add(state.door)
+
+
+def project(doors: Doors, agent: str, event: EventLine, position: int) -> Iterator[DoorState]:
     """The doors that `event` changes or makes known, as they are after it.
 
     The server speaks of doors, as where it sends a command, and for none.
@@ -62,7 +90,7 @@ def project(
     for door, said in _said(name, event.data):
         before = doors.get(door)
         known = before is not None and before.agent == agent
-        if not known and sum(d.agent == agent for d in doors.values()) >= _MAX_DOORS:
+        if not known and len(doors.of(agent)) >= _MAX_DOORS:
             continue
         if before is None or not known:  # another agent's word says nothing of this one's door
             before = DoorState(door, agent)
@@ -82,7 +110,7 @@ def project(
         )
 
 
-def takeovers(doors: Mapping[str, DoorState], rows: Iterable[Row]) -> Iterator[Refusal]:
+def takeovers(doors: Doors, rows: Iterable[Row]) -> Iterator[Refusal]:
     """An alarm for each door that one agent has, and that another now speaks for.
 
     The door then shows what the new one says: that an agent was replaced can't be told from one

@@ -97,6 +97,8 @@ class Batch:
     alarms: list[Refusal] = field(default_factory=list)
     duplicates: int = 0
     _fresh: dict[tuple[str, str, int], str] = field(default_factory=dict)
+    _begun: dict[str, str] = field(default_factory=dict)
+    """chain -> source, of what `heads` has."""
 
     def place(self, message: Verified) -> None:
         """Store what is new of `message`, or say what is wrong with it."""
@@ -130,7 +132,7 @@ class Batch:
         if not new:
             return
         newest = self.committed.newest(agent)
-        begins = head.sequence == 0 and (newest is not None or self._has_other_chain(agent))
+        begins = head.sequence == 0 and (newest is not None or agent in self._begun.values())
         if begins and (agent, chain) not in self.announced:
             before = newest.chain if newest else "one of this batch"
             detail = f"chain {chain} began; the agent's chain was {before}"
@@ -144,13 +146,10 @@ class Batch:
                 detail = f"the agent declares {said} events lost (line {link.event.number})"
                 self.alarms.append(Refusal(AlarmKind.EVENTS_LOST, agent, detail))
         self.heads[agent, chain] = Head(chain, message.last, new[-1].hash)
+        self._begun[chain] = agent
 
     def _owner(self, chain: str) -> str | None:
-        fresh = (source for source, begun in self.heads if begun == chain)
-        return self.committed.owner(chain) or next(fresh, None)
-
-    def _has_other_chain(self, agent: str) -> bool:
-        return any(source == agent for source, _ in self.heads)
+        return self.committed.owner(chain) or self._begun.get(chain)
 
     def _gap(self, message: Verified, head: Head) -> None:
         agent, chain = message.agent, message.chain

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from schemas.chain import Head
 from schemas.suites import Suite
 from server.clock import microseconds
-from server.ingest.doors import DoorState, project
+from server.ingest.doors import Doors, DoorState, project
 from server.ingest.heads import ChainKey, Heads, Row
 from server.ingest.receipts import Applied
 from server.ingest.receipts import project as project_receipts
@@ -54,7 +54,7 @@ class Ledger:
         self._engine = engine
         self._projections = projections
         self.heads = Heads(())
-        self.doors: dict[str, DoorState] = {}
+        self.doors = Doors()
         self.applied: dict[str, Applied] = {}
         self.position = 0
 
@@ -68,7 +68,7 @@ class Ledger:
             )
             self.heads = Heads((source, Head(*head)) for source, *head in known)
             rows = await connection.execute(select(door_states))
-            self.doors = {row.door: DoorState(*row) for row in rows}
+            self.doors = Doors(DoorState(*row) for row in rows)
             receipts = await connection.execute(select(applied))
             self.applied = {row.agent: Applied(*row) for row in receipts}
             self.position = await connection.scalar(select(func.max(events.c.position))) or 0
@@ -106,14 +106,13 @@ class Ledger:
         Durably, in one transaction, with the announcements whose events are among the rows. If it
         raises, nothing is stored and nothing here has moved.
         """
-        changed: dict[str, DoorState] = {}
+        doors = Doors(base=self.doors)
         receipts: dict[str, Applied] = {}
-        state = dict(self.doors)
         values = []
         for position, row in enumerate(rows, self.position + 1):
             values.append(_values(row, position, recorded_us))
-            for door in project(state, row.source, row.link.event, position):
-                changed[door.door] = state[door.door] = door
+            for door in project(doors, row.source, row.link.event, position):
+                doors.put(door)
             before = receipts.get(row.source) or self.applied.get(row.source)
             receipt = project_receipts(before, row.source, row.link.event)
             if receipt is not None:
@@ -122,7 +121,7 @@ class Ledger:
             if values:
                 await connection.execute(insert(events), values)
             await self._move_chains(connection, heads, recorded_us)
-            await self._change_doors(connection, changed)
+            await self._change_doors(connection, doors.states)
             await self._change_applied(connection, receipts)
             for project_into in self._projections:
                 await project_into(connection, rows)
@@ -130,7 +129,8 @@ class Ledger:
                 await told(connection, announced)
         for (source, _), head in heads.items():
             self.heads.moved(source, head)
-        self.doors.update(changed)
+        for door in doors.states.values():
+            self.doors.put(door)
         self.applied.update(receipts)
         self.position += len(rows)
         return self.position
@@ -163,8 +163,8 @@ class Ledger:
     async def _change_doors(
         self, connection: AsyncConnection, changed: Mapping[str, DoorState]
     ) -> None:
-        new = [asdict(d) for name, d in changed.items() if name not in self.doors]
-        known = [d for name, d in changed.items() if name in self.doors]
+        new = [asdict(d) for name, d in changed.items() if name not in self.doors.states]
+        known = [d for name, d in changed.items() if name in self.doors.states]
         if new:
             await connection.execute(insert(door_states), new)
         if known:

@@ -3,6 +3,7 @@
 import pytest
 
 from schemas.chain import parse_line
+from server.ingest.doors import Doors as Committed
 from server.ingest.doors import DoorState, project, takeovers
 from server.ingest.heads import Row
 from server.ingest.verify import AlarmKind
@@ -11,7 +12,7 @@ from tests.agent_pen import Pen
 
 class Doors:
     def __init__(self) -> None:
-        self.states: dict[str, DoorState] = {}
+        self.all = Committed()
         self.pens: dict[str, Pen] = {}
         self.position = 0
 
@@ -19,9 +20,16 @@ class Doors:
         pen = self.pens.setdefault(agent, Pen(agent))
         event = parse_line(pen.write(name, data), pen.suite.digest).event
         self.position += 1
-        changed = list(project(self.states, agent, event, self.position))
-        self.states.update({d.door: d for d in changed})
-        return changed
+        draft = Committed(base=self.all)
+        for changed in project(draft, agent, event, self.position):
+            draft.put(changed)
+        for changed in draft.states.values():
+            self.all.put(changed)
+        return list(draft.states.values())
+
+    @property
+    def states(self) -> dict[str, DoorState]:
+        return self.all.states
 
     @property
     def front(self) -> tuple[str, str, str]:
@@ -121,7 +129,7 @@ def test_speaking_for_anothers_door_is_an_alarm():
         row("agent.started", {"doors": {"front": "closed", "back": "open"}}),
         row("door.closed", {"door": "back"}),
     ]
-    alarms = list(takeovers(doors.states, rows))
+    alarms = list(takeovers(doors.all, rows))
     assert [(a.kind, a.agent) for a in alarms] == [(AlarmKind.DOOR_TAKEN, "other")] * 2
     assert "front's" in alarms[0].detail
 
@@ -138,5 +146,5 @@ def test_the_server_speaks_of_doors_and_for_none():
     assert doors.say("command.sent", agent="server", door="front") == []
     pen = doors.pens["server"]
     link = parse_line(pen.write("command.sent", {"door": "front"}), pen.suite.digest)
-    assert not list(takeovers(doors.states, [Row("server", link, None)]))
+    assert not list(takeovers(doors.all, [Row("server", link, None)]))
     assert doors.states["front"].agent == "front"
