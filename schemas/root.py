@@ -32,7 +32,7 @@ ROLE_PURPOSES: dict[RoleName, frozenset[str]] = {
     "root": frozenset({payload_type("root")}),
     "policy": frozenset({payload_type("policy")}),
     "revoke": frozenset({payload_type("revocation"), payload_type("revocation-snapshot")}),
-    "keys": frozenset(),
+    "keys": frozenset({payload_type("key-package"), payload_type("stage-order")}),
     "online": frozenset(
         {
             EVENTS_TYPE,
@@ -45,7 +45,9 @@ ROLE_PURPOSES: dict[RoleName, frozenset[str]] = {
 }
 """Which payload types a role's keys may sign. A role can do nothing else."""
 
-AGENT_PURPOSES = frozenset({EVENTS_TYPE, *map(payload_type, ("report", "pull", "renewal"))})
+AGENT_PURPOSES = frozenset(
+    {EVENTS_TYPE, *map(payload_type, ("report", "pull", "renewal", "key-request"))}
+)
 """What an agent's own key may sign."""
 
 MAX_ROOT_BYTES = 64 * 1024

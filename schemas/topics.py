@@ -55,6 +55,8 @@ PULL = "pull"
 """Up: what the agent lacks."""
 RENEWAL = "renewal"
 """Up: a request for a new TLS certificate."""
+KEYS = "keys"
+"""Up: a request for a key package. Down: the package, and orders to stage a key version."""
 WILL = "will"
 """Up: the broker's word that the connection broke; unsigned, a hint and no more."""
 

@@ -24,8 +24,8 @@ from edge_agent.card.application import (
 )
 from edge_agent.card.layout import FileKind, Info, Right, Slot
 from edge_agent.card.script import Protect, ProtectKey, Script, ask_card, ask_element
-from edge_agent.card.secure_messaging import pad
 from edge_agent.secure_element.port import Purpose
+from schemas.secure_messaging import pad
 from schemas.suites import RandomBytes, suite
 
 KEY_SPACE_BYTES = layout.KEY_FILE_RECORDS * layout.KEY_RECORD_BYTES

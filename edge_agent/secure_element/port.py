@@ -6,23 +6,13 @@ be reached, is ElementUnavailable: the door then can't tell a good card from a b
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Protocol
+
+from schemas.keys import Purpose as Purpose  # noqa: PLC0414 also read from here
 
 
 class ElementUnavailable(Exception):
     """The element, or the key version asked for, can't be used now."""
-
-
-class Purpose(IntEnum):
-    """The three keys of a slot; each does one thing (no reflection, no oracle)."""
-
-    AUTH = 1
-    """The card proves itself: INTERNAL AUTHENTICATE."""
-    ADMIT = 2
-    """The reader proves itself to the card: EXTERNAL AUTHENTICATE."""
-    MAINTAIN = 3
-    """Protects what is written to the card."""
 
 
 class SecureElement(Protocol):

@@ -11,11 +11,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from edge_agent.card.secure_messaging import protect
 from edge_agent.files import write_private
 from edge_agent.secure_element.port import ElementUnavailable, Purpose
 from schemas.errors import BadSignature
 from schemas.sealed import seal_secret, unseal_secret
+from schemas.secure_messaging import protect
 from schemas.suites import RandomBytes, Suite
 from schemas.suites.suite import KEY_BYTES
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 from edge_agent.card import layout, tlv
 from edge_agent.card.apdu import Command, MalformedApdu, Response, StatusWord
 from edge_agent.card.layout import FileKind, Right, Slot
-from edge_agent.card.secure_messaging import BadProtection, pad, unprotect
 from edge_agent.secure_element.port import Purpose
 from edge_agent.virtual.card_memory import (
     APPLICATION_OVERHEAD_BYTES,
@@ -22,6 +21,7 @@ from edge_agent.virtual.card_memory import (
     Image,
     KeyRecord,
 )
+from schemas.secure_messaging import BadProtection, pad, unprotect
 from schemas.suites import RandomBytes, suite
 from schemas.suites.suite import BLOCK_BYTES
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.card.secure_messaging import (
+from schemas.secure_messaging import (
     MAX_PLAINTEXT_BYTES,
     BadProtection,
     pad,

@@ -1,7 +1,7 @@
-"""Secure messaging: a command's data enciphered and authenticated for one card and one challenge.
+"""Secure messaging: a command's data enciphered and authenticated for one chip and one challenge.
 
-Card and writer share this one pure function; why it is not PBOC's single-key MAC is in
-docs/card.md. Both keys live for one card challenge only:
+Cards, ESAMs and who writes to them share this one pure function; why it is not PBOC's single-key
+MAC is in docs/card.md. Both keys live for one challenge of the chip only:
 
     K_enc = CMAC(K, 01 || challenge)      K_mac = CMAC(K, 02 || challenge)
     C = CBC(K_enc, IV 0, length || plaintext || 80 00..00)      body = C || MAC
@@ -25,26 +25,26 @@ class BadProtection(Exception):
 
 
 def protect(
-    suite: Suite, key: bytes, card_challenge: bytes, command_header: bytes, plaintext: bytes
+    suite: Suite, key: bytes, challenge: bytes, command_header: bytes, plaintext: bytes
 ) -> bytes:
     """The body of the command with this CLA INS P1 P2."""
     if len(plaintext) > MAX_PLAINTEXT_BYTES:
         raise ValueError(f"plaintext is {len(plaintext)} bytes, limit {MAX_PLAINTEXT_BYTES}")
     block = pad(bytes((len(plaintext),)) + plaintext)
-    enciphered = suite.encrypt_cbc(_session_key(suite, key, 1, card_challenge), _ZERO_IV, block)
-    return enciphered + _mac(suite, key, card_challenge, command_header, enciphered)
+    enciphered = suite.encrypt_cbc(_session_key(suite, key, 1, challenge), _ZERO_IV, block)
+    return enciphered + _mac(suite, key, challenge, command_header, enciphered)
 
 
 def unprotect(
-    suite: Suite, key: bytes, card_challenge: bytes, command_header: bytes, body: bytes
+    suite: Suite, key: bytes, challenge: bytes, command_header: bytes, body: bytes
 ) -> bytes:
     """The plaintext of `protect`. Raises BadProtection; the MAC is checked before all else."""
     enciphered, mac = body[:-MAC_BYTES], body[-MAC_BYTES:]
     if not enciphered or len(enciphered) % BLOCK_BYTES:
         raise BadProtection("a protected body is whole blocks and a MAC")
-    if not hmac.compare_digest(mac, _mac(suite, key, card_challenge, command_header, enciphered)):
+    if not hmac.compare_digest(mac, _mac(suite, key, challenge, command_header, enciphered)):
         raise BadProtection("the MAC is wrong")
-    block = suite.decrypt_cbc(_session_key(suite, key, 1, card_challenge), _ZERO_IV, enciphered)
+    block = suite.decrypt_cbc(_session_key(suite, key, 1, challenge), _ZERO_IV, enciphered)
     plaintext = block[1 : 1 + block[0]]
     if pad(bytes((len(plaintext),)) + plaintext) != block:
         raise BadProtection("the padding is wrong")
@@ -56,13 +56,13 @@ def pad(data: bytes) -> bytes:
     return data + b"\x80" + bytes(-(len(data) + 1) % BLOCK_BYTES)
 
 
-def _session_key(suite: Suite, key: bytes, label: int, card_challenge: bytes) -> bytes:
-    return suite.cmac(key, bytes((label,)) + card_challenge)
+def _session_key(suite: Suite, key: bytes, label: int, challenge: bytes) -> bytes:
+    return suite.cmac(key, bytes((label,)) + challenge)
 
 
 def _mac(
-    suite: Suite, key: bytes, card_challenge: bytes, command_header: bytes, enciphered: bytes
+    suite: Suite, key: bytes, challenge: bytes, command_header: bytes, enciphered: bytes
 ) -> bytes:
     lc = bytes((len(enciphered) + MAC_BYTES,))
-    session_key = _session_key(suite, key, 2, card_challenge)
+    session_key = _session_key(suite, key, 2, challenge)
     return suite.cmac(session_key, command_header + lc + enciphered)[:MAC_BYTES]

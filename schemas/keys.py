@@ -1,0 +1,147 @@
+"""Key packages: how a key gets from the key authority into one ESAM, and into no other.
+
+The agent asks with a fresh challenge of its ESAM. What comes back is enciphered and authenticated
+under that ESAM's control key and that challenge (`schemas.esam`), and signed by the `keys` role. So
+a package is of no use to another ESAM, at another time, or to who listens: the agent itself can't
+read it.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import IntEnum, StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from schemas.command import Session
+from schemas.names import Name
+from schemas.statement import Statement
+
+PACKAGE_LIFE = timedelta(seconds=60)
+"""A package older than this is not used: its ESAM has another challenge by then."""
+MAX_KEY_VERSION = 255
+MAX_DOMAIN_INDEX = 15
+MAX_KEY_STATEMENT_BYTES = 4 * 1024
+
+EsamSerial = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+"""The 8-byte serial of an ESAM, in hex."""
+
+CheckValue = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{6}$")]
+"""The first 3 bytes of the zero block under a key, in hex: says which key it is, and not the key
+(GlobalPlatform Card Specification 2.3.1, B.5)."""
+
+ChallengeHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+"""A 16-byte challenge, in hex."""
+
+KeyVersion = Annotated[int, Field(ge=1, le=MAX_KEY_VERSION)]
+"""The number of a domain's secret: one byte on the card."""
+
+DomainIndex = Annotated[int, Field(ge=1, le=MAX_DOMAIN_INDEX)]
+"""The place of a key domain in one ESAM."""
+
+
+class Purpose(IntEnum):
+    """The three keys of a slot; each does one thing (no reflection, no oracle)."""
+
+    AUTH = 1
+    """The card proves itself: INTERNAL AUTHENTICATE."""
+    ADMIT = 2
+    """The reader proves itself to the card: EXTERNAL AUTHENTICATE."""
+    MAINTAIN = 3
+    """Protects what is written to the card."""
+
+
+class Item(StrEnum):
+    """What a package does to an ESAM."""
+
+    AUTH = "auth"
+    ADMIT = "admit"
+    MAINTAIN = "maintain"
+    FLOOR = "floor"
+    """Raise the domain's floor to the version: those below are erased, and can't come back."""
+
+    @property
+    def purpose(self) -> Purpose | None:
+        """Which key it writes; none: it writes no key."""
+        return None if self is Item.FLOOR else Purpose[self.name]
+
+
+KEY_BODY_BYTES = 1 + 32 + 8
+"""Domain index, one key with its length and padding, MAC."""
+FLOOR_BODY_BYTES = 1 + 16 + 8
+"""Domain index, an empty plaintext padded, MAC."""
+
+
+class CheckValues(BaseModel):
+    """The check values of the three keys of one version."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    auth: CheckValue
+    admit: CheckValue
+    maintain: CheckValue
+
+
+class KeyRequest(Statement):
+    """An agent asks for one package. `counter` counts within the session.
+
+    One challenge serves one package, for an ESAM forgets its challenge with every command that
+    uses it: a version takes three requests.
+    """
+
+    purpose: Literal["key-request"] = "key-request"
+    session: Session
+    esam: EsamSerial
+    domain: Name
+    index: DomainIndex
+    version: KeyVersion
+    item: Item
+    challenge: ChallengeHex
+
+
+class KeyPackage(Statement):
+    """What the ESAM is to be given. `counter` is its time of issue in microseconds.
+
+    The agent uses it for the challenge that its ESAM gave last, and for no other.
+    """
+
+    purpose: Literal["key-package"] = "key-package"
+    session: Session = Field(description="of the request")
+    esam: EsamSerial
+    domain: Name
+    index: DomainIndex
+    version: KeyVersion
+    item: Item
+    challenge: ChallengeHex
+    check_value: CheckValue | None = Field(description="none for a floor")
+    body: Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{2})+$", max_length=510)] = Field(
+        description="data of WRITE KEY or of RAISE FLOOR, in hex"
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> KeyPackage:
+        if self.expires is None or not (timedelta() < self.expires - self.issued <= PACKAGE_LIFE):
+            raise ValueError(f"a package expires within {PACKAGE_LIFE.seconds} s")
+        writes_key = self.item is not Item.FLOOR
+        if writes_key != (self.check_value is not None):
+            raise ValueError("a package has a check value if it writes a key")
+        length = KEY_BODY_BYTES if writes_key else FLOOR_BODY_BYTES
+        body = bytes.fromhex(self.body)
+        if len(body) != length or body[0] != self.index:
+            raise ValueError(f"the body is {length} bytes long, and the first is the index")
+        return self
+
+
+class StageOrder(Statement):
+    """Have this version of the domain's keys in the ESAM, and say so.
+
+    The agent asks for what its ESAM lacks, and reads back what was written: versions and check
+    values. `counter` goes up with every order to an agent, whatever the domain.
+    """
+
+    purpose: Literal["stage-order"] = "stage-order"
+    domain: Name
+    version: KeyVersion
+    check_values: CheckValues
+    counter: int = Field(ge=1, lt=2**63)
