@@ -1,26 +1,18 @@
-"""The non-volatile memory of a virtual card: one image, replaced as a whole with each write.
-
-A real chip keeps a backup of what it overwrites, so that a write is there or is not. Here that is a
-new file renamed over the old one. The file holds the card's keys in the clear, as a chip does.
-"""
+"""The non-volatile memory of a virtual card: one image, replaced as a whole with each write."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from edge_agent.card.layout import Right
+from edge_agent.virtual.chip import BadImage
 from schemas.suites import SuiteName
 
 DEFAULT_CAPACITY_BYTES = 8192
 APPLICATION_OVERHEAD_BYTES = 32
-
-
-class BadImage(Exception):
-    """A file that is not a virtual card."""
 
 
 @dataclass(frozen=True)
@@ -113,39 +105,6 @@ class Image:
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise BadImage("not the memory of a virtual card") from None
-
-
-class CardMemory:
-    """An image and the file it is kept in, if any."""
-
-    def __init__(self, image: Image, path: Path | None) -> None:
-        self._image = image
-        self._path = path
-
-    @property
-    def image(self) -> Image:
-        """What the card holds now."""
-        return self._image
-
-    def write(self, image: Image) -> None:
-        """Replace the image; afterwards it's the new one, in memory and on disk."""
-        if self._path is not None:
-            temporary = self._temporary()
-            # Not flushed to the disk: a power cut of this machine is not what is played here.
-            temporary.write_bytes(image.encode())
-            temporary.chmod(0o600)
-            temporary.replace(self._path)
-        self._image = image
-
-    def tear(self, image: Image) -> None:
-        """Be cut off half way through `write`: the old image stays."""
-        if self._path is not None:
-            content = image.encode()
-            self._temporary().write_bytes(content[: len(content) // 2])
-
-    def _temporary(self) -> Path:
-        assert self._path is not None
-        return self._path.with_name(f".{self._path.name}.new")
 
 
 def _key(entry: dict[str, Any]) -> KeyRecord:

@@ -1,4 +1,4 @@
-"""Puts a virtual card into a virtual PC/SC reader of Debian's vsmartcard-vpcd.
+"""Puts a virtual card or ESAM into a virtual PC/SC reader of Debian's vsmartcard-vpcd.
 
 https://frankmorgner.github.io/vsmartcard/virtualsmartcard/api.html: frames of a 2-byte big-endian
 length and that many bytes. A frame of one byte is about power; any longer one is an APDU.
@@ -7,9 +7,10 @@ length and that many bytes. A frame of one byte is about power; any longer one i
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from edge_agent.readers.port import CardRemoved
-from edge_agent.virtual.card_os import VirtualCard
+from edge_agent.virtual.chip import Chip
 
 VPCD_PORT = 35963
 """The first reader; the second listens on the next port."""
@@ -17,7 +18,7 @@ VPCD_PORT = 35963
 _POWER_ON, _RESET, _ATR = b"\x01", b"\x02", b"\x04"  # 00 is power off
 
 
-async def hold_in_reader(card: VirtualCard, host: str = "127.0.0.1", port: int = VPCD_PORT) -> None:
+async def hold_in_reader(card: Chip[Any], host: str = "127.0.0.1", port: int = VPCD_PORT) -> None:
     """Keep `card` in the reader until cancelled (which takes it out) or torn.
 
     Raises OSError if no pcscd with vpcd listens there.
@@ -36,7 +37,7 @@ async def hold_in_reader(card: VirtualCard, host: str = "127.0.0.1", port: int =
         writer.close()
 
 
-def _answer(card: VirtualCard, frame: bytes) -> bytes | None:
+def _answer(card: Chip[Any], frame: bytes) -> bytes | None:
     if len(frame) > 1:
         return card.transmit(frame)
     if frame == _ATR:

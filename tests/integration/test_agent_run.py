@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from edge_agent.virtual.card_os import Tear, TearMoment
+from edge_agent.virtual.chip import Tear, TearMoment
 from schemas.lockdown import Lockdown
 from schemas.topics import POLICY
 from tests.agent_rig import DOOR, Rig, card_id, standing

@@ -19,7 +19,8 @@ from edge_agent.clock import SystemClock
 from edge_agent.core.proof import ProofOutcome
 from edge_agent.readers.pcsc import PcscReader
 from edge_agent.readers.port import CardRemoved, ReaderUnavailable
-from edge_agent.virtual.card_os import Tear, TearMoment, VirtualCard
+from edge_agent.virtual.card_os import VirtualCard
+from edge_agent.virtual.chip import Tear, TearMoment
 from edge_agent.virtual.vpcd import VPCD_PORT, hold_in_reader
 from tests.card_desk import SERIAL, Desk
 from tests.system import require_module, require_program

@@ -10,7 +10,7 @@ from edge_agent.card.binding import APPLICATION_BYTES, BindOutcome, bind
 from edge_agent.card.layout import UPDATE_BINARY, WRITE_KEY
 from edge_agent.core.proof import ProofOutcome
 from edge_agent.virtual.card_memory import APPLICATION_OVERHEAD_BYTES
-from edge_agent.virtual.card_os import CardTorn, Tear, TearMoment
+from edge_agent.virtual.chip import CardTorn, Tear, TearMoment
 from tests.card_desk import SERIAL, TRANSPORT_KEY, Desk
 
 

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from edge_agent.card import layout
 from edge_agent.card.apdu import Response, StatusWord
-from edge_agent.virtual.card_memory import BadImage, Image
-from edge_agent.virtual.card_os import CardTorn, Tear, TearMoment, VirtualCard
+from edge_agent.virtual.card_memory import Image
+from edge_agent.virtual.card_os import VirtualCard
+from edge_agent.virtual.chip import BadImage, CardTorn, Tear, TearMoment
 from schemas.secure_messaging import pad
 from schemas.suites import suite
 from tests.card_desk import SERIAL, TRANSPORT_KEY, Desk, repeatable, send
