@@ -1,19 +1,22 @@
 """What key authority and ESAM agree on: how a key gets in, and nobody else can put one there.
 
-    data = index || protect(control key, the ESAM's challenge, bound header, plaintext)
-    bound header = CLA INS P1 P2 || serial (8) || index (1)
+    data = index || C || MAC
+    C    = CBC(K_enc, IV 0, key)               one block; nothing for RAISE FLOOR
+    MAC  = first 8 bytes of CMAC(K_mac, CLA INS P1 P2 || serial (8) || index || Lc || C)
 
-`protect` is `schemas.secure_messaging`. Its MAC so covers the command, the place it writes to, and
-which ESAM it is for, though the control key alone says that too. The plaintext is the 16-byte key,
-or nothing for RAISE FLOOR.
+K_enc and K_mac are those of `schemas.secure_messaging`, from the ESAM's control key and challenge.
+A key is always one block, so it has neither length nor padding: a token that never shows a key can
+still wrap it in this form (PKCS #11, `CKM_AES_CBC`). Lc counts C and MAC. The MAC covers the
+command, the place it writes to, and which ESAM it is for, though the control key says that too.
 """
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass
 
 from schemas.keys import Item
-from schemas.secure_messaging import BadProtection, protect, unprotect
+from schemas.secure_messaging import MAC_BYTES, BadProtection, message_mac, session_key
 from schemas.suites import Suite
 from schemas.suites.suite import BLOCK_BYTES, KEY_BYTES
 
@@ -23,6 +26,7 @@ CHECK_VALUE_BYTES = 3
 CLA_SECURE = 0x84
 WRITE_KEY = 0xD4
 RAISE_FLOOR = 0xD6
+_ZERO_IV = bytes(BLOCK_BYTES)  # each challenge has its own key, so no IV is used twice with one
 
 
 @dataclass(frozen=True)
@@ -44,34 +48,47 @@ class KeyPlace:
 
     @property
     def bound(self) -> bytes:
-        """What the MAC covers besides the enciphered data."""
+        """What the MAC covers before Lc."""
         if len(self.serial) != SERIAL_BYTES:
             raise ValueError(f"an ESAM's serial is {SERIAL_BYTES} bytes, not {len(self.serial)}")
         return self.header + self.serial + bytes((self.index,))
 
+    @property
+    def key_bytes(self) -> int:
+        """The length of what is enciphered."""
+        return 0 if self.item is Item.FLOOR else KEY_BYTES
+
 
 def seal_for_esam(
-    suite: Suite, control_key: bytes, challenge: bytes, place: KeyPlace, plaintext: bytes
+    suite: Suite, control_key: bytes, challenge: bytes, place: KeyPlace, key: bytes
 ) -> bytes:
-    """The data of the command. Raises ValueError for a challenge or plaintext of another length."""
+    """The data of the command; `key` is empty for RAISE FLOOR.
+
+    Raises ValueError for a challenge or key of another length.
+    """
     if len(challenge) != CHALLENGE_BYTES:
         raise ValueError(f"an ESAM's challenge is {CHALLENGE_BYTES} bytes, not {len(challenge)}")
-    if len(plaintext) != (0 if place.item is Item.FLOOR else KEY_BYTES):
-        raise ValueError(f"{place.item} does not take {len(plaintext)} bytes")
-    body = protect(suite, control_key, challenge, place.bound, plaintext)
-    return bytes((place.index,)) + body
+    if len(key) != place.key_bytes:
+        raise ValueError(f"{place.item} does not take {len(key)} bytes")
+    enciphered = suite.encrypt_cbc(session_key(suite, control_key, 1, challenge), _ZERO_IV, key)
+    mac = message_mac(suite, control_key, challenge, place.bound, enciphered)
+    return bytes((place.index,)) + enciphered + mac
 
 
 def open_in_esam(
     suite: Suite, control_key: bytes, challenge: bytes, place: KeyPlace, data: bytes
 ) -> bytes:
-    """The plaintext of `seal_for_esam`: what an ESAM does. Raises BadProtection."""
-    if data[:1] != bytes((place.index,)):
-        raise BadProtection("the data is for another place")
-    plaintext = unprotect(suite, control_key, challenge, place.bound, data[1:])
-    if len(plaintext) != (0 if place.item is Item.FLOOR else KEY_BYTES):
-        raise BadProtection("the plaintext is not of this command")
-    return plaintext
+    """The key that `seal_for_esam` was given: what an ESAM does with the data of the command.
+
+    Raises BadProtection; the MAC is checked before all else.
+    """
+    index, enciphered, mac = data[:1], data[1:-MAC_BYTES], data[-MAC_BYTES:]
+    if len(data) != 1 + place.key_bytes + MAC_BYTES or index != bytes((place.index,)):
+        raise BadProtection("not the data of this command")
+    expected = message_mac(suite, control_key, challenge, place.bound, enciphered)
+    if not hmac.compare_digest(mac, expected):
+        raise BadProtection("the MAC is wrong")
+    return suite.decrypt_cbc(session_key(suite, control_key, 1, challenge), _ZERO_IV, enciphered)
 
 
 def check_value(suite: Suite, key: bytes) -> bytes:

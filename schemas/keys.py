@@ -67,10 +67,10 @@ class Item(StrEnum):
         return None if self is Item.FLOOR else Purpose[self.name]
 
 
-KEY_BODY_BYTES = 1 + 32 + 8
-"""Domain index, one key with its length and padding, MAC."""
-FLOOR_BODY_BYTES = 1 + 16 + 8
-"""Domain index, an empty plaintext padded, MAC."""
+KEY_BODY_BYTES = 1 + 16 + 8
+"""Domain index, one enciphered key, MAC."""
+FLOOR_BODY_BYTES = 1 + 8
+"""Domain index and MAC: a floor is no secret."""
 
 
 class CheckValues(BaseModel):

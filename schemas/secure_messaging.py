@@ -31,8 +31,8 @@ def protect(
     if len(plaintext) > MAX_PLAINTEXT_BYTES:
         raise ValueError(f"plaintext is {len(plaintext)} bytes, limit {MAX_PLAINTEXT_BYTES}")
     block = pad(bytes((len(plaintext),)) + plaintext)
-    enciphered = suite.encrypt_cbc(_session_key(suite, key, 1, challenge), _ZERO_IV, block)
-    return enciphered + _mac(suite, key, challenge, command_header, enciphered)
+    enciphered = suite.encrypt_cbc(session_key(suite, key, 1, challenge), _ZERO_IV, block)
+    return enciphered + message_mac(suite, key, challenge, command_header, enciphered)
 
 
 def unprotect(
@@ -42,9 +42,9 @@ def unprotect(
     enciphered, mac = body[:-MAC_BYTES], body[-MAC_BYTES:]
     if not enciphered or len(enciphered) % BLOCK_BYTES:
         raise BadProtection("a protected body is whole blocks and a MAC")
-    if not hmac.compare_digest(mac, _mac(suite, key, challenge, command_header, enciphered)):
+    if not hmac.compare_digest(mac, message_mac(suite, key, challenge, command_header, enciphered)):
         raise BadProtection("the MAC is wrong")
-    block = suite.decrypt_cbc(_session_key(suite, key, 1, challenge), _ZERO_IV, enciphered)
+    block = suite.decrypt_cbc(session_key(suite, key, 1, challenge), _ZERO_IV, enciphered)
     plaintext = block[1 : 1 + block[0]]
     if pad(bytes((len(plaintext),)) + plaintext) != block:
         raise BadProtection("the padding is wrong")
@@ -56,13 +56,14 @@ def pad(data: bytes) -> bytes:
     return data + b"\x80" + bytes(-(len(data) + 1) % BLOCK_BYTES)
 
 
-def _session_key(suite: Suite, key: bytes, label: int, challenge: bytes) -> bytes:
+def session_key(suite: Suite, key: bytes, label: int, challenge: bytes) -> bytes:
+    """K_enc (label 1) or K_mac (label 2)."""
     return suite.cmac(key, bytes((label,)) + challenge)
 
 
-def _mac(
+def message_mac(
     suite: Suite, key: bytes, challenge: bytes, command_header: bytes, enciphered: bytes
 ) -> bytes:
     lc = bytes((len(enciphered) + MAC_BYTES,))
-    session_key = _session_key(suite, key, 2, challenge)
+    session_key = session_key(suite, key, 2, challenge)
     return suite.cmac(session_key, command_header + lc + enciphered)[:MAC_BYTES]
