@@ -64,6 +64,7 @@ def session_key(suite: Suite, key: bytes, label: int, challenge: bytes) -> bytes
 def message_mac(
     suite: Suite, key: bytes, challenge: bytes, command_header: bytes, enciphered: bytes
 ) -> bytes:
+    """The MAC over a command's header, Lc and enciphered data."""
     lc = bytes((len(enciphered) + MAC_BYTES,))
-    session_key = session_key(suite, key, 2, challenge)
-    return suite.cmac(session_key, command_header + lc + enciphered)[:MAC_BYTES]
+    key = session_key(suite, key, 2, challenge)
+    return suite.cmac(key, command_header + lc + enciphered)[:MAC_BYTES]
