@@ -21,6 +21,7 @@ from edge_agent.virtual.card_memory import (
     Image,
     KeyRecord,
 )
+from edge_agent.virtual.chip import Refusal
 from schemas.secure_messaging import BadProtection, pad, unprotect
 from schemas.suites import RandomBytes, suite
 from schemas.suites.suite import BLOCK_BYTES
@@ -28,12 +29,6 @@ from schemas.suites.suite import BLOCK_BYTES
 MF_NAME = b"1PAY.SYS.DDF01"  # the root's name on PBOC cards
 SHORT_SFI = 0x80  # P1 bit 8: the low five bits are an SFI, P2 is the offset
 MAX_SFI = 30
-
-
-class _Refusal(Exception):
-    def __init__(self, sw: int) -> None:
-        super().__init__(f"{sw:04X}")
-        self.sw = int(sw)
 
 
 class CardOs:
@@ -58,7 +53,7 @@ class CardOs:
             return Response(self._execute(command, challenge), StatusWord.OK.value)
         except MalformedApdu:
             return Response(b"", StatusWord.WRONG_LENGTH.value)
-        except _Refusal as refusal:
+        except Refusal as refusal:
             return Response(b"", refusal.sw)
 
     def _execute(self, command: Command, challenge: bytes | None) -> bytes:  # noqa: PLR0911 a table
@@ -80,22 +75,22 @@ class CardOs:
             case layout.CLA_COS_SECURE, layout.WRITE_KEY:
                 return self._write_key(command, challenge)
             case layout.CLA_COS, layout.WRITE_KEY:
-                raise _Refusal(StatusWord.MAC_MISSING)
+                raise Refusal(StatusWord.MAC_MISSING)
             case layout.CLA_COS, layout.ERASE:
                 return self._erase(command)
             case ((layout.CLA_ISO | layout.CLA_SECURE | layout.CLA_COS | layout.CLA_COS_SECURE), _):
-                raise _Refusal(StatusWord.UNKNOWN_INSTRUCTION)
-        raise _Refusal(StatusWord.UNKNOWN_CLASS)
+                raise Refusal(StatusWord.UNKNOWN_INSTRUCTION)
+        raise Refusal(StatusWord.UNKNOWN_CLASS)
 
     def _select(self, command: Command) -> bytes:
         if command.p2 not in (0x00, 0x0C):
-            raise _Refusal(StatusWord.WRONG_PARAMETERS)
+            raise Refusal(StatusWord.WRONG_PARAMETERS)
         if command.p1 == 0x04:
             answer = self._select_name(command.data)
         elif command.p1 == 0x00:
             answer = self._select_id(command.data)
         else:
-            raise _Refusal(StatusWord.WRONG_PARAMETERS)
+            raise Refusal(StatusWord.WRONG_PARAMETERS)
         return answer if command.p2 == 0x00 else b""
 
     def _select_name(self, name: bytes) -> bytes:
@@ -104,11 +99,11 @@ class CardOs:
         for file_id, application in self._image.applications.items():
             if application.name == name:
                 return self._enter(file_id)
-        raise _Refusal(StatusWord.FILE_NOT_FOUND)
+        raise Refusal(StatusWord.FILE_NOT_FOUND)
 
     def _select_id(self, data: bytes) -> bytes:
         if len(data) not in (0, 2):
-            raise _Refusal(StatusWord.WRONG_LENGTH)
+            raise Refusal(StatusWord.WRONG_LENGTH)
         file_id = int.from_bytes(data) if data else layout.MF_ID
         if file_id == layout.MF_ID:
             return self._enter(None)
@@ -119,7 +114,7 @@ class CardOs:
             if file is not None:
                 self._current_file = file_id
                 return tlv.encode(tlv.FCI, tlv.encode(0x80, len(file.content).to_bytes(2)))
-        raise _Refusal(StatusWord.FILE_NOT_FOUND)
+        raise Refusal(StatusWord.FILE_NOT_FOUND)
 
     def _enter(self, file_id: int | None) -> bytes:
         self._current, self._current_file, self._admitted = file_id, None, None
@@ -129,37 +124,37 @@ class CardOs:
     def _get_challenge(self, command: Command) -> bytes:
         self._require(command, data=False, parameters=0)
         if command.le not in (layout.TRANSPORT_CHALLENGE_BYTES, layout.CHALLENGE_BYTES):
-            raise _Refusal(StatusWord.WRONG_LENGTH)
+            raise Refusal(StatusWord.WRONG_LENGTH)
         self._challenge = self._random(command.le)
         return self._challenge
 
     def _internal_authenticate(self, command: Command) -> bytes:
         if command.p1 != 0:
-            raise _Refusal(StatusWord.WRONG_PARAMETERS)
+            raise Refusal(StatusWord.WRONG_PARAMETERS)
         key = self._key(command.p2, Purpose.AUTH)
         self._require_right(key.use, command.p2 >> 4)
         if len(command.data) != BLOCK_BYTES:
-            raise _Refusal(StatusWord.WRONG_LENGTH)
+            raise Refusal(StatusWord.WRONG_LENGTH)
         return self._suite.encrypt_block(key.key, command.data)
 
     def _external_authenticate(self, command: Command, challenge: bytes | None) -> bytes:
         if command.p1 != 0:
-            raise _Refusal(StatusWord.WRONG_PARAMETERS)
+            raise Refusal(StatusWord.WRONG_PARAMETERS)
         reference = command.p2
         key = self._key(reference, Purpose.ADMIT)
         if len(command.data) != BLOCK_BYTES:
-            raise _Refusal(StatusWord.WRONG_LENGTH)
+            raise Refusal(StatusWord.WRONG_LENGTH)
         if challenge is None:
-            raise _Refusal(StatusWord.CHALLENGE_MISSING)
+            raise Refusal(StatusWord.CHALLENGE_MISSING)
         if key.tries_left == 0:
-            raise _Refusal(StatusWord.BLOCKED)
+            raise Refusal(StatusWord.BLOCKED)
         self._allow(reference, False)
         # The try is spent before the comparison: a card torn in between has not given one free.
         missed = key.missed()
         self._put_key(reference, missed)
         block = challenge if len(challenge) == BLOCK_BYTES else pad(challenge)
         if not hmac.compare_digest(self._suite.encrypt_block(key.key, block), command.data):
-            raise _Refusal(0x63C0 | missed.tries_left)
+            raise Refusal(0x63C0 | missed.tries_left)
         self._put_key(reference, key.matched())
         self._allow(reference, True)
         return b""
@@ -169,9 +164,9 @@ class CardOs:
         file = self._file(sfi)
         self._require_right(file.read, None)
         if command.data or command.le is None:
-            raise _Refusal(StatusWord.WRONG_LENGTH)
+            raise Refusal(StatusWord.WRONG_LENGTH)
         if offset >= len(file.content):
-            raise _Refusal(StatusWord.OFFSET_OUTSIDE)
+            raise Refusal(StatusWord.OFFSET_OUTSIDE)
         return file.content[offset : offset + command.le]
 
     def _update_binary(self, command: Command, challenge: bytes | None) -> bytes:
@@ -180,19 +175,19 @@ class CardOs:
         data = command.data
         if file.update is Right.MAINTAIN:
             if command.cla != layout.CLA_SECURE:
-                raise _Refusal(StatusWord.MAC_MISSING)
+                raise Refusal(StatusWord.MAC_MISSING)
             if self._admitted is None:
-                raise _Refusal(StatusWord.SECURITY_NOT_SATISFIED)
+                raise Refusal(StatusWord.SECURITY_NOT_SATISFIED)
             maintain = self._key(self._admitted.key(Purpose.MAINTAIN), Purpose.MAINTAIN)
             data = self._unprotect(maintain.key, command, challenge)
         elif command.cla == layout.CLA_SECURE:
-            raise _Refusal(StatusWord.SECURE_MESSAGING_UNSUPPORTED)
+            raise Refusal(StatusWord.SECURE_MESSAGING_UNSUPPORTED)
         else:
             self._require_right(file.update, None)
         if not data:
-            raise _Refusal(StatusWord.WRONG_LENGTH)
+            raise Refusal(StatusWord.WRONG_LENGTH)
         if offset + len(data) > len(file.content):
-            raise _Refusal(StatusWord.OFFSET_OUTSIDE)
+            raise Refusal(StatusWord.OFFSET_OUTSIDE)
         content = file.content[:offset] + data + file.content[offset + len(data) :]
         application = self._application()
         self._put(
@@ -202,7 +197,7 @@ class CardOs:
 
     def _create_file(self, command: Command) -> bytes:
         if len(command.data) < 3:
-            raise _Refusal(StatusWord.WRONG_LENGTH)
+            raise Refusal(StatusWord.WRONG_LENGTH)
         kind, size, rest = command.data[0], int.from_bytes(command.data[1:3]), command.data[3:]
         file_id = command.p1 << 8 | command.p2
         if kind == FileKind.APPLICATION:
@@ -212,42 +207,42 @@ class CardOs:
         elif kind == FileKind.BINARY:
             self._create_binary(file_id, size, rest)
         else:
-            raise _Refusal(StatusWord.WRONG_DATA)
+            raise Refusal(StatusWord.WRONG_DATA)
         return b""
 
     def _create_application(self, file_id: int, size: int, rest: bytes) -> None:
         if self._current is not None:
-            raise _Refusal(StatusWord.CONDITIONS_NOT_SATISFIED)
+            raise Refusal(StatusWord.CONDITIONS_NOT_SATISFIED)
         self._require_right(Right.TRANSPORT, None)
         create, erase, name = _right(rest, 0), _right(rest, 1), rest[2:]
         if not 5 <= len(name) <= layout.AID_BYTES or file_id == layout.MF_ID:
-            raise _Refusal(StatusWord.WRONG_DATA)
+            raise Refusal(StatusWord.WRONG_DATA)
         names = {application.name for application in self._image.applications.values()}
         if file_id in self._image.applications or name in names | {MF_NAME}:
-            raise _Refusal(StatusWord.FILE_EXISTS)
+            raise Refusal(StatusWord.FILE_EXISTS)
         if size + APPLICATION_OVERHEAD_BYTES > self._image.free:
-            raise _Refusal(StatusWord.MEMORY_FULL)
+            raise Refusal(StatusWord.MEMORY_FULL)
         self._write(self._image.with_application(file_id, Application(name, size, create, erase)))
 
     def _create_key_file(self, size: int, rest: bytes) -> None:
         application = self._creating()
         if rest:
-            raise _Refusal(StatusWord.WRONG_DATA)
+            raise Refusal(StatusWord.WRONG_DATA)
         if application.key_space is not None:
-            raise _Refusal(StatusWord.FILE_EXISTS)
+            raise Refusal(StatusWord.FILE_EXISTS)
         if size > application.free:
-            raise _Refusal(StatusWord.MEMORY_FULL)
+            raise Refusal(StatusWord.MEMORY_FULL)
         self._put(replace(application, key_space=size))
 
     def _create_binary(self, file_id: int, size: int, rest: bytes) -> None:
         application = self._creating()
         read, update = _right(rest, 0), _right(rest, 1)
         if not 1 <= file_id <= MAX_SFI or len(rest) != 2:
-            raise _Refusal(StatusWord.WRONG_DATA)
+            raise Refusal(StatusWord.WRONG_DATA)
         if file_id in application.files:
-            raise _Refusal(StatusWord.FILE_EXISTS)
+            raise Refusal(StatusWord.FILE_EXISTS)
         if size > application.free:
-            raise _Refusal(StatusWord.MEMORY_FULL)
+            raise Refusal(StatusWord.MEMORY_FULL)
         file = BinaryFile(bytes(size), read, update)
         self._put(replace(application, files={**application.files, file_id: file}))
 
@@ -260,19 +255,19 @@ class CardOs:
         application = self._application()
         reference = command.p2
         if command.p1 != 0x01 or reference >> 4 not in tuple(Slot):
-            raise _Refusal(StatusWord.WRONG_PARAMETERS)
+            raise Refusal(StatusWord.WRONG_PARAMETERS)
         record = self._unprotect(self._writing_key(Slot(reference >> 4)), command, challenge)
         if len(record) != layout.KEY_RECORD_BYTES:
-            raise _Refusal(StatusWord.WRONG_DATA)
+            raise Refusal(StatusWord.WRONG_DATA)
         key_type, _, version, tries = record[:4]
         purposes = {layout.KEY_TYPES[purpose]: purpose for purpose in Purpose}
         if purposes.get(key_type) != reference & 0xF or not version or not 1 <= tries <= 15:
-            raise _Refusal(StatusWord.WRONG_DATA)
+            raise Refusal(StatusWord.WRONG_DATA)
         if application.key_space is None:
-            raise _Refusal(StatusWord.CONDITIONS_NOT_SATISFIED)
+            raise Refusal(StatusWord.CONDITIONS_NOT_SATISFIED)
         count = len(application.keys.keys() | {reference})
         if count * layout.KEY_RECORD_BYTES > application.key_space:
-            raise _Refusal(StatusWord.MEMORY_FULL)
+            raise Refusal(StatusWord.MEMORY_FULL)
         self._put_key(
             reference, KeyRecord(key_type, _right(record, 1), version, tries, tries, record[4:])
         )
@@ -283,7 +278,7 @@ class CardOs:
         if self._transport_proved:
             return self._image.transport.key
         if self._admitted is not slot.other:
-            raise _Refusal(StatusWord.SECURITY_NOT_SATISFIED)
+            raise Refusal(StatusWord.SECURITY_NOT_SATISFIED)
         return self._key(slot.other.key(Purpose.MAINTAIN), Purpose.MAINTAIN).key
 
     def _erase(self, command: Command) -> bytes:
@@ -300,24 +295,24 @@ class CardOs:
 
     def _unprotect(self, key: bytes, command: Command, challenge: bytes | None) -> bytes:
         if challenge is None or len(challenge) != layout.CHALLENGE_BYTES:
-            raise _Refusal(StatusWord.CHALLENGE_MISSING)
+            raise Refusal(StatusWord.CHALLENGE_MISSING)
         try:
             return unprotect(self._suite, key, challenge, command.header, command.data)
         except BadProtection:
-            raise _Refusal(StatusWord.MAC_WRONG) from None
+            raise Refusal(StatusWord.MAC_WRONG) from None
 
     def _require(self, command: Command, *, data: bool, parameters: int) -> None:
         if command.p1 << 8 | command.p2 != parameters:
-            raise _Refusal(StatusWord.WRONG_PARAMETERS)
+            raise Refusal(StatusWord.WRONG_PARAMETERS)
         if bool(command.data) != data:
-            raise _Refusal(StatusWord.WRONG_LENGTH)
+            raise Refusal(StatusWord.WRONG_LENGTH)
 
     def _require_right(self, right: Right, slot: int | None) -> None:
         """Refuse unless what `right` asks for has been proved; `slot` is the used key's own."""
         admitted = self._admitted is not None and slot in (None, self._admitted)
         proved = {Right.ALWAYS: True, Right.TRANSPORT: self._transport_proved}
         if not proved.get(right, admitted and right is Right.ADMIT):
-            raise _Refusal(StatusWord.SECURITY_NOT_SATISFIED)
+            raise Refusal(StatusWord.SECURITY_NOT_SATISFIED)
 
     def _allow(self, reference: int, proved: bool) -> None:
         if self._current is None:
@@ -327,23 +322,23 @@ class CardOs:
 
     def _application(self) -> Application:
         if self._current is None:
-            raise _Refusal(StatusWord.NO_CURRENT_FILE)
+            raise Refusal(StatusWord.NO_CURRENT_FILE)
         return self._image.applications[self._current]
 
     def _address(self, command: Command) -> tuple[int, int]:
         if command.p1 & SHORT_SFI:
             if command.p1 & 0x60:
-                raise _Refusal(StatusWord.WRONG_PARAMETERS)
+                raise Refusal(StatusWord.WRONG_PARAMETERS)
             self._current_file = command.p1 & 0x1F
             return self._current_file, command.p2
         if self._current_file is None:
-            raise _Refusal(StatusWord.NO_CURRENT_FILE)
+            raise Refusal(StatusWord.NO_CURRENT_FILE)
         return self._current_file, command.p1 << 8 | command.p2
 
     def _file(self, sfi: int) -> BinaryFile:
         file = self._application().files.get(sfi)
         if file is None:
-            raise _Refusal(StatusWord.FILE_NOT_FOUND)
+            raise Refusal(StatusWord.FILE_NOT_FOUND)
         return file
 
     def _key(self, reference: int, purpose: Purpose) -> KeyRecord:
@@ -352,9 +347,9 @@ class CardOs:
         else:
             key = self._application().keys.get(reference)
         if key is None:
-            raise _Refusal(StatusWord.KEY_NOT_FOUND)
+            raise Refusal(StatusWord.KEY_NOT_FOUND)
         if key.type != layout.KEY_TYPES[purpose]:  # each key does one thing
-            raise _Refusal(StatusWord.CONDITIONS_NOT_SATISFIED)
+            raise Refusal(StatusWord.CONDITIONS_NOT_SATISFIED)
         return key
 
     def _put_key(self, reference: int, key: KeyRecord) -> None:
@@ -377,4 +372,4 @@ def _right(data: bytes, at: int) -> Right:
     try:
         return Right(data[at])
     except (IndexError, ValueError):
-        raise _Refusal(StatusWord.WRONG_DATA) from None
+        raise Refusal(StatusWord.WRONG_DATA) from None

@@ -21,6 +21,14 @@ class BadImage(Exception):
     """A file that is not the memory of such a virtual chip."""
 
 
+class Refusal(Exception):
+    """The status word that an operating system answers, and nothing with it."""
+
+    def __init__(self, sw: int) -> None:
+        super().__init__(f"{sw:04X}")
+        self.sw = int(sw)
+
+
 class Encodable(Protocol):
     """The non-volatile memory of a chip, as one value."""
 

@@ -1,0 +1,90 @@
+"""What else only the holder of an ESAM's control key can tell it, in the form of `schemas.esam`.
+
+Each is a WRITE KEY whose data is index || C || MAC, where C is whole blocks under the session key:
+
+    control key   P1 00, index 0       C of: the new control key
+    lent key      P1 04, the domain's  C of: card id (8) || zeros (8) || the card's transport key
+
+A lent key is for binding one card once. Without it an ESAM enciphers no key for a card that has
+none yet: who may name the key it is enciphered under could read it.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+
+from schemas.esam import CHALLENGE_BYTES, CLA_SECURE, SERIAL_BYTES, WRITE_KEY
+from schemas.secure_messaging import MAC_BYTES, BadProtection, message_mac, session_key
+from schemas.suites import Suite
+from schemas.suites.suite import BLOCK_BYTES, CARD_ID_BYTES, KEY_BYTES
+
+CONTROL_KEY, LENT_KEY = 0, 4
+"""P1 of WRITE KEY besides the purposes."""
+_FILL = bytes(BLOCK_BYTES - CARD_ID_BYTES)
+_ZERO_IV = bytes(BLOCK_BYTES)  # each challenge has its own key, so no IV is used twice with one
+
+
+@dataclass(frozen=True)
+class ControlKey:
+    """The writing side: who holds it makes what one ESAM will take, once."""
+
+    suite: Suite
+    serial: bytes
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"ControlKey({self.suite.name}, {self.serial.hex()})"
+
+    def successor(self, challenge: bytes, version: int, key: bytes) -> bytes:
+        """The data of 84 D4 00 `version`. A blank ESAM's control key is its maker's."""
+        return self._seal(challenge, CONTROL_KEY, version, index=0, blocks=_checked(key))
+
+    def lend(
+        self, challenge: bytes, *, index: int, version: int, card_id: bytes, transport_key: bytes
+    ) -> bytes:
+        """The data of 84 D4 04 `version`: that version may be written to this one card."""
+        if len(card_id) != CARD_ID_BYTES:
+            raise ValueError(f"a card's id is {CARD_ID_BYTES} bytes, not {len(card_id)}")
+        blocks = card_id + _FILL + _checked(transport_key)
+        return self._seal(challenge, LENT_KEY, version, index=index, blocks=blocks)
+
+    def _seal(self, challenge: bytes, p1: int, p2: int, *, index: int, blocks: bytes) -> bytes:
+        if len(challenge) != CHALLENGE_BYTES or len(self.serial) != SERIAL_BYTES:
+            raise ValueError("an ESAM has a challenge of 16 bytes and a serial of 8")
+        bound = bytes((CLA_SECURE, WRITE_KEY, p1, p2)) + self.serial + bytes((index,))
+        suite = self.suite
+        enciphered = suite.encrypt_cbc(session_key(suite, self.key, 1, challenge), _ZERO_IV, blocks)
+        return (
+            bytes((index,))
+            + enciphered
+            + message_mac(suite, self.key, challenge, bound, enciphered)
+        )
+
+    def open(self, challenge: bytes, header: bytes, data: bytes) -> bytes:
+        """The blocks in the data of any command under the control key: what an ESAM does.
+
+        Raises BadProtection; the MAC is checked before all else.
+        """
+        index, enciphered, mac = data[:1], data[1:-MAC_BYTES], data[-MAC_BYTES:]
+        if len(data) < 1 + MAC_BYTES or len(enciphered) % BLOCK_BYTES:
+            raise BadProtection("the data is an index, whole blocks and a MAC")
+        bound = header + self.serial + index
+        expected = message_mac(self.suite, self.key, challenge, bound, enciphered)
+        if not hmac.compare_digest(mac, expected):
+            raise BadProtection("the MAC is wrong")
+        session = session_key(self.suite, self.key, 1, challenge)
+        return self.suite.decrypt_cbc(session, _ZERO_IV, enciphered) if enciphered else b""
+
+
+def lent(blocks: bytes) -> tuple[bytes, bytes] | None:
+    """Card id and transport key of a lent key, or None for what is none."""
+    if len(blocks) != 2 * BLOCK_BYTES or blocks[CARD_ID_BYTES:BLOCK_BYTES] != _FILL:
+        return None
+    return blocks[:CARD_ID_BYTES], blocks[BLOCK_BYTES:]
+
+
+def _checked(key: bytes) -> bytes:
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"a key is {KEY_BYTES} bytes, not {len(key)}")
+    return key
