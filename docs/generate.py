@@ -78,13 +78,14 @@ def _fields(schema: dict[str, Any]) -> list[str]:
 def _value(field: dict[str, Any], definitions: dict[str, Any]) -> str:  # noqa: PLR0911 one a kind
     """What may stand in a field, in words short enough for a table."""
     if "$ref" in field:
-        return _value(definitions[field["$ref"].rpartition("/")[2]], definitions)
+        name = field["$ref"].rpartition("/")[2]
+        if name == "Reason":
+            return "a [reason](#denial-reasons)"
+        return _value(definitions[name], definitions)
     if "anyOf" in field:
         return " or ".join(_value(option, definitions) for option in field["anyOf"])
     if "const" in field:
         return f"`{field['const']}`"
-    if field.get("title") == "Reason":
-        return "a [reason](#denial-reasons)"
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if field.get("format") == "date-time":

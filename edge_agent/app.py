@@ -22,8 +22,9 @@ from edge_agent.core.trusted_time import TrustedTime
 from edge_agent.door_io.gpio import GpioDoorIo
 from edge_agent.door_io.port import DoorIo
 from edge_agent.door_task import DoorTask
-from edge_agent.elements import Elements
+from edge_agent.elements import Elements, open_esams
 from edge_agent.ensemble import Ensemble
+from edge_agent.esam_watch import EsamWatch
 from edge_agent.files import read_kek
 from edge_agent.house import House
 from edge_agent.identity import open_identity
@@ -77,9 +78,10 @@ class Parts:
         signer = open_identity(
             config.state_dir, config.agent, kek, suite(root.suite), secrets.token_bytes
         )
-        elements = Elements(config.state_dir, kek, secrets.token_bytes)
-        tls = TlsIdentity(config.state_dir, kek)
-        return cls(config, root, SystemClock(), signer, elements, tls)
+        clock = SystemClock()
+        esams = open_esams(config, clock, secrets.token_bytes)
+        elements = Elements(config.state_dir, kek, secrets.token_bytes, esams)
+        return cls(config, root, clock, signer, elements, TlsIdentity(config.state_dir, kek))
 
     async def tls_context(self, root: Root) -> ssl.SSLContext | None:
         """What the link shows and trusts; None in the clear. Raises BadSignature or OSError."""
@@ -146,6 +148,7 @@ async def opened(config: Config) -> AsyncIterator[tuple[Parts, Outbox, TrustStor
     with hold(config.state_dir):
         parts = Parts.open(config)
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(parts.elements.close)
             outbox = await parts.open_outbox()
             stack.push_async_callback(_close, outbox)
             store = await TrustStore.open(config.trust_path, parts.root, config.agent, parts.clock)
@@ -190,6 +193,7 @@ async def _serve(parts: Parts, outbox: Outbox, store: TrustStore, notifier: Noti
         open_reader=lambda door, direction: parts.open_reader(door, direction, doorway),
     )
     begin = asyncio.Event()
+    esams = EsamWatch(parts.elements.esams, recorder)
     doors = [DoorTask(door, house, begin) for door in config.doors]
     stop = _Stop()
     ensemble = Ensemble(doors, house, stop.to_restart)
@@ -235,6 +239,7 @@ async def _serve(parts: Parts, outbox: Outbox, store: TrustStore, notifier: Noti
                 "freshness": ensemble.watch.run,
                 "renewals": lambda: renewals.run(link.say),
                 "clock": lambda: _watch_clock(recorder, ensemble.watch.look_now),
+                "esams": esams.run,
                 "watchdog": notifier.keep_alive,
             }.items()
         ]

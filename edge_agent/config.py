@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edge_agent.enrolled import FILE, read_enrolled
 from edge_agent.outbox import CAPACITY
 from schemas.errors import first_problem
+from schemas.keys import MAX_DOMAIN_INDEX, EsamSerial
 from schemas.names import AgentId, Name
 
 ENVIRONMENT_PREFIX = "OSTIARY_AGENT_"
@@ -82,6 +83,28 @@ class PcscReaderConfig(_Section):
     direction: Literal["in", "out"] = "in"
 
 
+class _EsamConfig(_Section):
+    """One ESAM: the serial it must have, and the key domains at its places 1, 2, ... in order."""
+
+    serial: EsamSerial
+    domains: tuple[Name, ...] = Field(min_length=1, max_length=MAX_DOMAIN_INDEX)
+
+
+class PcscEsamConfig(_EsamConfig):
+    """An ESAM in the contact slot whose PC/SC name contains `name`."""
+
+    kind: Literal["pcsc"]
+    name: str = Field(min_length=1)
+
+
+class VirtualEsamConfig(_EsamConfig):
+    """An ESAM without hardware, kept in a file: for trying out, as safe as that file."""
+
+    kind: Literal["virtual"]
+    path: Path
+
+
+EsamConfig = Annotated[PcscEsamConfig | VirtualEsamConfig, Field(discriminator="kind")]
 DoorIoConfig = Annotated[VirtualIo | GpioIo, Field(discriminator="kind")]
 ReaderConfig = Annotated[VirtualReaderConfig | PcscReaderConfig, Field(discriminator="kind")]
 
@@ -113,12 +136,22 @@ class Config(_Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     broker: Broker = Broker()
     doors: tuple[Door, ...] = Field(min_length=1)
+    esams: tuple[EsamConfig, ...] = ()
 
     @model_validator(mode="after")
     def _doors_once(self) -> Config:
         names = [door.door for door in self.doors]
         if len(set(names)) != len(names):
             raise ValueError("two doors have the same name")
+        return self
+
+    @model_validator(mode="after")
+    def _domains_once(self) -> Config:
+        domains = [domain for esam in self.esams for domain in esam.domains]
+        if len(set(domains)) != len(domains):
+            raise ValueError("two places of ESAMs have the same key domain")
+        if len({esam.serial for esam in self.esams}) != len(self.esams):
+            raise ValueError("two ESAMs have the same serial")
         return self
 
     @property
@@ -144,7 +177,8 @@ def load_config(
 
     `enrolling` has the site and agent that a device is about to be enrolled as.
 
-    `OSTIARY_AGENT_BROKER__HOST` stands over `host` in `[broker]`; doors are set in the file alone.
+    `OSTIARY_AGENT_BROKER__HOST` stands over `host` in `[broker]`; doors and ESAMs are set in
+    the file alone.
     """
     try:
         values = tomllib.loads(path.read_text())
@@ -162,9 +196,14 @@ def load_config(
         config = Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(path, each) for each in error.errors())) from None
-    return config.model_copy(
-        update={name: base / getattr(config, name) for name in ("state_dir", "root", "sealing_key")}
+    paths = {name: base / getattr(config, name) for name in ("state_dir", "root", "sealing_key")}
+    esams = tuple(
+        esam.model_copy(update={"path": base / esam.path})
+        if isinstance(esam, VirtualEsamConfig)
+        else esam
+        for esam in config.esams
     )
+    return config.model_copy(update={**paths, "esams": esams})
 
 
 def _settle(

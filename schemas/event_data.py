@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
+from schemas.keys import EsamSerial
 from schemas.names import CardId, DigestHex, Name
 from schemas.policy import DoorMode
 from schemas.reasons import Reason
@@ -124,6 +125,23 @@ class FreshnessChanged(AgentData):
 
     heartbeat_age_s: float | None
     doors: tuple[Name, ...]
+
+
+class EsamData(AgentData):
+    """The ESAM with this serial can be used again."""
+
+    serial: EsamSerial
+    domains: tuple[Name, ...]
+
+
+class EsamUnavailable(EsamData):
+    """The ESAM can't be used: doors of its domains let nobody in, and let out.
+
+    Only one that is `worn_out` still opens them: it takes no new keys.
+    """
+
+    reason: Literal["missing", "removed", "wrong_serial", "unfit", "worn_out"]
+    detail: Annotated[str, StringConstraints(max_length=500)]
 
 
 class CommandData(AgentData):

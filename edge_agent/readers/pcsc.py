@@ -84,6 +84,14 @@ class PcscReader:
         connection, entered, self._given = found  # set here: a card that was never handed over
         return PcscCardChannel(self, connection, entered)  # because of a cancellation comes again
 
+    async def card_now(self) -> PcscCardChannel | None:
+        """The card that is there now, whether it was given out before or not.
+
+        A channel given out before is worth nothing after. Raises ReaderUnavailable.
+        """
+        found = await self.on_thread(self._connect_now)
+        return None if found is None else PcscCardChannel(self, *found)
+
     async def feedback(self, feedback: Feedback) -> bool:
         """Log it: PC/SC readers show nothing that all of them understand."""
         log.debug("reader_feedback", reader=self._name, feedback=feedback.value)
@@ -140,6 +148,15 @@ class PcscReader:
                 watched.append((reader, state))
             self._wait(context, watched)
         return None
+
+    def _connect_now(self) -> tuple[_Connection, float] | None:
+        self._disconnect()
+        context = self._establish()
+        reader, state = self._find_reader(context)
+        if reader is None or not state & self._scard.SCARD_STATE_PRESENT:
+            return None
+        connection = self._connect(context, reader)
+        return None if connection is None else (connection, self._clock.monotonic())
 
     def _find_reader(self, context: Any) -> tuple[str | None, int]:
         """The reader and its state now, without waiting."""

@@ -34,7 +34,7 @@ from schemas.suites import RandomBytes, SuiteName, suite
 from schemas.suites.suite import BLOCK_BYTES, CARD_ID_BYTES, KEY_BYTES
 
 HEADER_BYTES = 4
-_BLOCKS_TO_WRITE = {CONTROL_KEY: 1, LENT_KEY: 2, **dict.fromkeys(Purpose, 1)}
+_BLOCKS_TO_WRITE: dict[int, int] = {CONTROL_KEY: 1, LENT_KEY: 2, **dict.fromkeys(Purpose, 1)}
 _BLOCKS_TO_RAISE = {0: 0}
 """How many enciphered blocks a protected command has, by its P1."""
 
