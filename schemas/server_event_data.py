@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, StringConstraints
 
 from schemas.event_data import EventData
+from schemas.keys import CheckValue, CheckValues, EsamSerial, Item, KeyVersion
 from schemas.names import DigestHex, Name
 
 
@@ -109,3 +110,55 @@ class TokenChanged(ServerData):
 
     token: str
     action: Literal["created", "revoked"]
+
+
+class KeyVersionMade(ServerData):
+    """The key authority made the keys of a version; `home` is where they are."""
+
+    domain: Name
+    version: KeyVersion
+    check_values: CheckValues
+    home: str
+
+
+class KeyVersionDestroyed(ServerData):
+    """A version's keys are gone for ever: no ESAM can be given them any more."""
+
+    domain: Name
+    version: KeyVersion
+
+
+class KeyFloorRaised(ServerData):
+    """Versions below the floor are retired: they are given to no ESAM, and erased from each."""
+
+    domain: Name
+    floor: KeyVersion
+
+
+class KeyPackageMade(ServerData):
+    """The key authority used a key: a package for one ESAM and one challenge of it."""
+
+    domain: Name
+    version: KeyVersion
+    item: Item
+    esam: EsamSerial
+    agent: Name
+    check_value: CheckValue | None = Field(description="none for a floor")
+
+
+class EsamChanged(ServerData):
+    """An ESAM was made known to the key authority, or its state changed."""
+
+    esam: EsamSerial
+    agent: Name
+    state: str
+    domains: tuple[Name, ...] = Field(description="that it may be given")
+
+
+class KeysCopied(ServerData):
+    """The keys were backed up or restored; `shares` of 0: under the site's key-encryption key."""
+
+    versions: int
+    esams: int
+    shares: int
+    needed: int

@@ -180,6 +180,7 @@ async def _until_done(parts: Assembly, stop: asyncio.Event) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ROOT_LOOK_S):
                 await stop.wait()
+        parts.state.announced()  # `ostiary keys` and others announce from processes of their own
         newest = parts.site.newest_root_version()
         if newest > parts.site.root.version:
             await _announce_root(parts.state, newest)

@@ -93,6 +93,16 @@ class ServerConfig(BaseModel):
         default=False,
         description="let the built-in broker do without TLS and certificates, on 127.0.0.1",
     )
+    key_home: Literal["sealed", "pkcs11"] = Field(
+        default="sealed",
+        description="where new domain keys are made: `sealed` in the database, or `pkcs11`",
+    )
+    pkcs11_module: str = Field(default="", description="path of the token's library")
+    pkcs11_token: str = Field(
+        default="",
+        description="the token's label; its PIN is in OSTIARY_PKCS11_PIN or in the file that"
+        " OSTIARY_PKCS11_PIN_FILE names",
+    )
     database: str | None = Field(
         default=None, description="SQLAlchemy URL; by default ostiary.db in the site directory"
     )

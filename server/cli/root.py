@@ -20,7 +20,10 @@ from server.cli import (
     apply,
     broker,
     doors,
+    esams,
     events,
+    key_backup,
+    keys,
     lockdown,
     policy,
     reinstate,
@@ -60,6 +63,10 @@ app.add_typer(tokens.app, name="tokens")
 app.add_typer(events.app, name="events")
 app.add_typer(root_document.app, name="root")
 app.add_typer(broker.app, name="broker")
+app.add_typer(keys.app, name="keys")
+keys.app.add_typer(esams.app, name="esams")
+keys.app.command("backup")(key_backup.backup)
+keys.app.command("restore")(key_backup.restore)
 doors.app.command("status")(standing.status)
 agents.app.command("reboot")(doors.reboot)
 app.command("apply")(apply.apply)

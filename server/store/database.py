@@ -63,6 +63,13 @@ async def snapshot(db: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             yield await connection.execution_options(isolation_level="REPEATABLE READ")
 
 
+async def overwrite_freed(db: AsyncEngine) -> None:
+    """Have SQLite move what is committed out of its log, so that no old page stays there."""
+    if db.dialect.name == "sqlite":
+        async with db.connect() as connection:
+            await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def _sqlite_pragmas(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     try:

@@ -1,0 +1,1 @@
+"""The key authority: it makes the secrets of key domains and packs them for ESAMs."""

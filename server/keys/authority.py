@@ -1,0 +1,212 @@
+"""The key authority: domain secrets by version, from their making to their end.
+
+Every change is announced in the transaction that makes it. A key itself is in no row, event, error
+or return value: the homes of the keys (`server.keys.home`) give out check values and packages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from schemas.keys import MAX_KEY_VERSION, CheckValues
+from schemas.names import Name
+from schemas.server_event_data import (
+    KeyFloorRaised,
+    KeyVersionDestroyed,
+    KeyVersionMade,
+)
+from server.clock import Clock, microseconds
+from server.keys.home import KeysError, Source
+from server.keys.homes import Homes
+from server.store import keys as rows
+from server.store.announcements import announce
+from server.store.database import overwrite_freed
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A key domain as the authority knows it."""
+
+    name: str
+    floor: int
+    versions: tuple[rows.VersionRow, ...]
+
+    @property
+    def newest(self) -> int:
+        """The version that was made last; 0: none yet."""
+        return max((each.version for each in self.versions), default=0)
+
+    def version(self, number: int) -> rows.VersionRow:
+        """Raises KeysError."""
+        for each in self.versions:
+            if each.version == number:
+                return each
+        raise KeysError(
+            f"key domain {self.name} has no version {number}, the newest is {self.newest}"
+        )
+
+
+class KeyAuthority:
+    """Makes, retires and destroys. What is done with the keys between is `server.keys.issuing`."""
+
+    def __init__(
+        self,
+        *,
+        engine: AsyncEngine,
+        homes: Homes,
+        clock: Clock,
+        announced: Callable[[], None],
+    ) -> None:
+        self._engine, self._homes = engine, homes
+        self._clock, self._announced = clock, announced
+        self._changing = asyncio.Lock()
+
+    async def load(self) -> None:
+        """Finish destroying what a stop left half done. Raises KeysError."""
+        async with self._changing:
+            async with self._engine.connect() as connection:
+                found = await rows.read_versions(connection)
+            for each in found:
+                if each.destroyed is not None and each.stored:
+                    await self._finish_destroying(each)
+
+    async def domains(self) -> list[Domain]:
+        """All of them, by name."""
+        async with self._engine.connect() as connection:
+            versions = await rows.read_versions(connection)
+            return [
+                Domain(row.name, row.floor, tuple(v for v in versions if v.domain == row.name))
+                for row in await rows.read_domains(connection)
+            ]
+
+    async def check_values(self, domain: str, version: int) -> CheckValues:
+        """By which a lock shows that it holds the right keys. Raises KeysError."""
+        async with self._engine.connect() as connection:
+            found = await read_domain(connection, domain)
+        return found.version(version).check_values
+
+    async def create_domain(self, name: str, by: str) -> CheckValues:
+        """A new domain with version 1. Raises KeysError if it is there, or the name is none."""
+        try:
+            TypeAdapter(Name).validate_python(name)
+        except ValidationError:
+            raise KeysError(
+                f"{name!r} is not a name: use up to 63 of a-z, 0-9 and inner hyphens"
+            ) from None
+        async with self._changing:
+            now_us = self._now_us()
+            async with self._engine.begin() as connection:
+                if await rows.read_domain(connection, name) is not None:
+                    raise KeysError(
+                        f"key domain {name} is there already: `ostiary keys new-version {name}`"
+                        " makes its next keys"
+                    )
+                await rows.add_domain(connection, name, now_us)
+                made = await self._make(connection, name, 1, by, now_us)
+        self._announced()
+        return made
+
+    async def new_version(self, domain: str, by: str) -> tuple[int, CheckValues]:
+        """The next version's number and check values. Raises KeysError."""
+        async with self._changing, self._engine.begin() as connection:
+            version = (await read_domain(connection, domain)).newest + 1
+            if version > MAX_KEY_VERSION:
+                raise KeysError(
+                    f"key domain {domain} has used up its {MAX_KEY_VERSION} versions: make a"
+                    " new domain and bind its cards there"
+                )
+            made = await self._make(connection, domain, version, by, self._now_us())
+        self._announced()
+        return version, made
+
+    async def raise_floor(self, domain: str, floor: int, by: str) -> None:
+        """Retire the versions below: no lock is given them again. It never goes back.
+
+        Raises KeysError.
+        """
+        async with self._changing, self._engine.begin() as connection:
+            found = await read_domain(connection, domain)
+            if found.version(floor).destroyed is not None or floor < found.floor:
+                raise KeysError(
+                    f"the floor of key domain {domain} is {found.floor}: it never goes down"
+                )
+            if floor == found.floor:
+                return
+            await rows.set_floor(connection, domain, floor)
+            data = KeyFloorRaised(by=by, domain=domain, floor=floor)
+            await announce(
+                connection, "keys.floor_raised", key_subject(domain), data, self._now_us()
+            )
+        self._announced()
+
+    async def destroy(self, domain: str, version: int, by: str) -> None:
+        """Make a retired version's keys useless for ever; again is no error. Raises KeysError.
+
+        First it is recorded that they are destroyed, then they are: a stop in between leaves keys
+        that nothing uses, and `load` finishes the work.
+        """
+        async with self._changing:
+            async with self._engine.begin() as connection:
+                found = await read_domain(connection, domain)
+                old = found.version(version)
+                if version >= found.floor:
+                    raise KeysError(
+                        f"key domain {domain} is at floor {found.floor}: version {version} may be"
+                        " in use. Raise the floor above it first"
+                    )
+                if old.destroyed is None:
+                    now_us = self._now_us()
+                    await rows.mark_destroyed(connection, domain, version, now_us)
+                    data = KeyVersionDestroyed(by=by, domain=domain, version=version)
+                    await announce(
+                        connection, "keys.version_destroyed", key_subject(domain), data, now_us
+                    )
+            self._announced()
+            if old.stored:
+                await self._finish_destroying(old)
+
+    async def _make(
+        self, connection: AsyncConnection, domain: str, version: int, by: str, now_us: int
+    ) -> CheckValues:
+        home = self._homes.first
+        made = await self._homes.ask(home.new_version, domain, version)
+        row = rows.VersionRow(
+            domain, version, home.name, made.stored, made.check_values, self._clock.now(), None
+        )
+        await rows.put_version(connection, row)
+        data = KeyVersionMade(
+            by=by, domain=domain, version=version, check_values=made.check_values, home=home.name
+        )
+        await announce(connection, "keys.version_made", key_subject(domain), data, now_us)
+        return made.check_values
+
+    async def _finish_destroying(self, old: rows.VersionRow) -> None:
+        home = self._homes.of(old.home)
+        await self._homes.ask(home.destroy, Source(old.domain, old.version, old.stored))
+        async with self._engine.begin() as connection:
+            await rows.forget_stored(connection, old.domain, old.version)
+        await overwrite_freed(self._engine)
+
+    def _now_us(self) -> int:
+        return microseconds(self._clock.now())
+
+
+async def read_domain(connection: AsyncConnection, name: str) -> Domain:
+    """A domain with its versions. Raises KeysError."""
+    row = await rows.read_domain(connection, name)
+    if row is None:
+        raise KeysError(
+            f"there is no key domain {name}: see `ostiary keys domains`, or make it with"
+            f" `ostiary keys create {name}`"
+        )
+    return Domain(row.name, row.floor, tuple(await rows.read_versions(connection, name)))
+
+
+def key_subject(domain: str) -> str:
+    """The CloudEvents subject of what is about a domain's keys."""
+    return f"keys/{domain}"
