@@ -1,0 +1,233 @@
+"""Domain secrets from their making to their end, and who is given what of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from schemas.keys import Item
+from server.keys.home import HomeUnavailable, KeysError
+from server.keys.sealed import SealedHome
+from server.store import keys as rows
+from tests.esam_desk import EsamDesk
+from tests.key_rig import AGENT, DOMAIN, key_desk, request
+
+KEYS = [item for item in Item if item is not Item.FLOOR]
+
+
+@pytest.fixture(params=["gm", "intl"])
+async def desk(request, tmp_path):
+    async with key_desk(tmp_path / "site", request.param) as opened:
+        yield opened
+
+
+@pytest.fixture
+def esam(desk):
+    return EsamDesk(desk.site.suite.name).issue()
+
+
+async def test_a_new_domain_has_one_version_and_its_check_values(desk):
+    made = await desk.authority.create_domain(DOMAIN, "test")
+    (domain,) = await desk.authority.domains()
+    assert (domain.name, domain.floor, domain.newest) == (DOMAIN, 1, 1)
+    assert await desk.authority.check_values(DOMAIN, 1) == made
+    assert len({made.auth, made.admit, made.maintain}) == 3
+    ((name, data),) = await desk.news()
+    assert (name, json.loads(data)["check_values"]) == ("keys.version_made", made.model_dump())
+
+
+async def test_a_domain_is_made_once_and_its_name_is_a_name(desk):
+    await desk.authority.create_domain(DOMAIN, "test")
+    for name, why in [(DOMAIN, "there already"), ("Zone A", "not a name"), ("", "not a name")]:
+        with pytest.raises(KeysError, match=why):
+            await desk.authority.create_domain(name, "test")
+    assert len(await desk.news()) == 1
+
+
+async def test_versions_count_up_and_no_two_have_the_same_keys(desk):
+    made = [await desk.authority.create_domain(DOMAIN, "test")]
+    for number in (2, 3):
+        version, checks = await desk.authority.new_version(DOMAIN, "test")
+        assert version == number
+        made.append(checks)
+    assert len({checks.auth for checks in made}) == 3
+    with pytest.raises(KeysError, match="no key domain zone-b"):
+        await desk.authority.new_version("zone-b", "test")
+    with pytest.raises(KeysError, match="no version 4"):
+        await desk.authority.check_values(DOMAIN, 4)
+
+
+async def test_an_esam_takes_every_key_and_shows_the_authoritys_check_values(desk, esam):
+    made = await desk.authority.create_domain(DOMAIN, "test")
+    await desk.know(esam)
+    for item in KEYS:
+        assert await desk.write(esam, item, 1)
+    held = {purpose.name.lower(): check.hex() for purpose, check in esam.table()[1].items()}
+    assert held == made.model_dump()
+
+
+async def test_every_package_is_announced_before_it_is_given(desk, esam):
+    made = await desk.authority.create_domain(DOMAIN, "test")
+    await desk.know(esam)
+    await desk.write(esam, Item.ADMIT, 1)
+    name, data = (await desk.news())[-1]
+    assert name == "keys.package_made"
+    assert json.loads(data) == {
+        "by": f"agent {AGENT}",
+        "domain": DOMAIN,
+        "version": 1,
+        "item": "admit",
+        "esam": esam.serial.hex(),
+        "agent": AGENT,
+        "check_value": made.admit,
+    }
+
+
+async def test_a_package_answers_its_request_and_no_other(desk, esam):
+    await desk.authority.create_domain(DOMAIN, "test")
+    await desk.know(esam)
+    asked = request(esam, Item.AUTH, 1, challenge=esam.challenge())
+    first, second = [await desk.issuer.package(asked, AGENT) for _ in range(2)]
+    for package in (first, second):
+        assert package.audience == AGENT
+        for field in ("site", "session", "esam", "domain", "index", "version", "challenge"):
+            assert getattr(package, field) == getattr(asked, field)
+    assert second.counter > first.counter
+    assert second.body == first.body, "the same challenge, the same key: nothing more to learn"
+
+
+async def refused(desk, asked, why, agent=AGENT):
+    """It is, and nothing is written down as given."""
+    before = await desk.news()
+    with pytest.raises(KeysError, match=why):
+        await desk.issuer.package(asked, agent)
+    assert await desk.news() == before
+
+
+async def test_keys_go_to_the_agents_own_esam_and_the_domains_it_is_for_alone(desk, esam):
+    for domain in (DOMAIN, "zone-b"):
+        await desk.authority.create_domain(domain, "test")
+    challenge = esam.challenge()
+    asked = request(esam, Item.AUTH, 1, challenge=challenge)
+    await refused(desk, asked, "not known")
+    await desk.know(esam)
+    await refused(desk, asked, "of front-agent", agent="back-agent")
+    other = request(esam, Item.AUTH, 1, challenge=challenge, domain="zone-b", index=2)
+    await refused(desk, other, "not for")
+    gone = request(esam, Item.AUTH, 1, challenge=challenge, domain="zone-c", index=2)
+    await refused(desk, gone, "no key domain")
+    await refused(desk, request(esam, Item.AUTH, 2, challenge=challenge), "no version 2")
+    await desk.esams.withdraw(esam.serial.hex(), "test")
+    await refused(desk, asked, "withdrawn")
+    await desk.esams.withdraw(esam.serial.hex(), "test")
+    assert [name for name, _ in await desk.news()].count("keys.esam_changed") == 2
+
+
+async def test_a_domain_stays_at_the_place_where_it_was_first_put(desk, esam):
+    for domain in (DOMAIN, "zone-b"):
+        await desk.authority.create_domain(domain, "test")
+    await desk.know(esam, DOMAIN, "zone-b")
+    challenge = esam.challenge()
+    assert await desk.write(esam, Item.AUTH, 1, index=2)
+    moved = request(esam, Item.AUTH, 1, challenge=challenge, index=3)
+    await refused(desk, moved, "at place 3")
+    shared = request(esam, Item.AUTH, 1, challenge=challenge, index=2, domain="zone-b")
+    await refused(desk, shared, "at place 2")
+    await desk.know(esam, "zone-b", DOMAIN)
+    await refused(desk, moved, "at place 3")
+    (known,) = await desk.esams.listed()
+    assert known.domains == {DOMAIN: 2, "zone-b": None}
+
+
+async def test_an_esam_is_imported_for_domains_that_are_there(desk, esam):
+    with pytest.raises(KeysError, match="no key domain zone-a"):
+        await desk.know(esam)
+    assert await desk.esams.listed() == []
+    with pytest.raises(KeysError, match="not known"):
+        await desk.esams.withdraw(esam.serial.hex(), "test")
+
+
+async def test_what_is_below_the_floor_is_given_to_nobody(desk, esam):
+    await desk.authority.create_domain(DOMAIN, "test")
+    await desk.authority.new_version(DOMAIN, "test")
+    await desk.know(esam)
+    for version in (1, 2):
+        assert await desk.write(esam, Item.AUTH, version)
+    early = request(esam, Item.FLOOR, 2, challenge=esam.challenge())
+    await refused(desk, early, "whose floor is 1")
+    await desk.authority.raise_floor(DOMAIN, 2, "test")
+    await desk.authority.raise_floor(DOMAIN, 2, "test")
+    assert [name for name, _ in await desk.news()].count("keys.floor_raised") == 1
+    await refused(desk, request(esam, Item.AUTH, 1, challenge=esam.challenge()), "retired")
+    assert await desk.write(esam, Item.FLOOR, 2)
+    assert set(esam.table()) == {2}
+    with pytest.raises(KeysError, match="never goes down"):
+        await desk.authority.raise_floor(DOMAIN, 1, "test")
+    with pytest.raises(KeysError, match="no version 3"):
+        await desk.authority.raise_floor(DOMAIN, 3, "test")
+
+
+async def test_a_retired_version_can_be_destroyed_and_no_other(desk):
+    checks = await desk.authority.create_domain(DOMAIN, "test")
+    await desk.authority.new_version(DOMAIN, "test")
+    with pytest.raises(KeysError, match="may be in use"):
+        await desk.authority.destroy(DOMAIN, 1, "test")
+    await desk.authority.raise_floor(DOMAIN, 2, "test")
+    for _ in range(2):
+        await desk.authority.destroy(DOMAIN, 1, "test")
+    (domain,) = await desk.authority.domains()
+    gone, kept = domain.versions
+    assert gone.destroyed is not None
+    assert gone.stored == b""
+    assert gone.check_values == checks, "what it was can still be told apart"
+    assert kept.stored
+    assert [name for name, _ in await desk.news()].count("keys.version_destroyed") == 1
+    assert (await desk.authority.new_version(DOMAIN, "test"))[0] == 3, "no number comes again"
+
+
+async def test_another_key_encryption_key_opens_nothing_and_the_error_says_what_to_do(
+    desk, esam, tmp_path
+):
+    await desk.authority.create_domain(DOMAIN, "test")
+    await desk.know(esam)
+    other = SealedHome("demo", desk.site.suite, b"\x01" * 32, lambda n: bytes(n))
+    async with key_desk(tmp_path / "site", homes=[other]) as wrong:
+        before = await wrong.news()
+        with pytest.raises(HomeUnavailable, match=r"key-encryption key.*ostiary keys restore"):
+            await wrong.write(esam, Item.AUTH, 1)
+        assert await wrong.news() == before
+
+
+async def test_a_sealed_key_put_in_anothers_place_opens_nothing(desk, esam):
+    for domain in (DOMAIN, "zone-b"):
+        await desk.authority.create_domain(domain, "test")
+    await desk.authority.new_version(DOMAIN, "test")
+    await desk.know(esam)
+    async with desk.engine.begin() as connection:
+        one, two, other = await rows.read_versions(connection)
+        for source, target in ((two, one), (other, two)):
+            await connection.exec_driver_sql(
+                "UPDATE key_versions SET stored = ? WHERE domain = ? AND version = ?",
+                (source.stored, target.domain, target.version),
+            )
+    for version in (1, 2):
+        asked = request(esam, Item.AUTH, version, challenge=esam.challenge())
+        await refused(desk, asked, "sealed")
+
+
+async def test_a_key_that_is_not_the_one_that_was_made_is_not_sent(desk, esam):
+    await desk.authority.create_domain(DOMAIN, "test")
+    await desk.know(esam)
+    async with desk.engine.begin() as connection:
+        await connection.exec_driver_sql("UPDATE key_versions SET auth_check = '000000'")
+    asked = request(esam, Item.AUTH, 1, challenge=esam.challenge())
+    await refused(desk, asked, "not the key it was made as")
+
+
+async def test_versions_end_at_255(desk):
+    await desk.authority.create_domain(DOMAIN, "test")
+    async with desk.engine.begin() as connection:
+        await connection.exec_driver_sql("UPDATE key_versions SET version = 255")
+    with pytest.raises(KeysError, match="used up its 255 versions"):
+        await desk.authority.new_version(DOMAIN, "test")

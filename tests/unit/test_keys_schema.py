@@ -1,0 +1,119 @@
+"""What agents and the key authority say to each other about keys."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from pydantic import ValidationError
+
+from schemas.esam import KeyPlace, check_value, open_in_esam, seal_for_esam
+from schemas.keys import CheckValues, Item, KeyPackage, KeyRequest, Purpose, StageOrder
+from schemas.root import AGENT_PURPOSES, ROLE_PURPOSES
+from schemas.secure_messaging import BadProtection
+from schemas.statement import payload_type
+from schemas.suites import suite
+from tests.schema_cast import MOMENT
+
+CHECKS = CheckValues(auth="00aabb", admit="11aabb", maintain="22aabb")
+COMMON = {"site": "demo", "issued": MOMENT, "counter": 1}
+PLACE = {
+    "session": "00112233445566aa",
+    "esam": "45534d0000000001",
+    "domain": "zone-a",
+    "index": 1,
+    "version": 3,
+    "challenge": "00" * 16,
+}
+PACKAGE = {
+    **COMMON,
+    **PLACE,
+    "audience": "front-agent",
+    "expires": MOMENT + timedelta(seconds=60),
+    "item": Item.AUTH,
+    "check_value": "00aabb",
+    "body": "01" + "ab" * 24,
+}
+
+
+def test_who_may_say_what():
+    assert ROLE_PURPOSES["keys"] == {payload_type("key-package"), payload_type("stage-order")}
+    assert payload_type("key-request") in AGENT_PURPOSES
+    others = frozenset().union(*(ROLE_PURPOSES[role] for role in ROLE_PURPOSES if role != "keys"))
+    assert not ROLE_PURPOSES["keys"] & (others | AGENT_PURPOSES)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        KeyRequest(**COMMON, **PLACE, audience="server", item=Item.FLOOR),
+        KeyPackage(**PACKAGE),
+        KeyPackage(**PACKAGE | {"item": Item.FLOOR, "check_value": None, "body": "01" + "ab" * 8}),
+        StageOrder(
+            **COMMON, audience="front-agent", domain="zone-a", version=3, check_values=CHECKS
+        ),
+    ],
+    ids=lambda statement: statement.purpose,
+)
+def test_a_statement_survives_its_own_json(statement):
+    kind = type(statement)
+    assert kind.model_validate_json(statement.model_dump_json(), strict=True) == statement
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"expires": None},
+        {"expires": MOMENT + timedelta(seconds=61)},
+        {"expires": MOMENT},
+        {"check_value": None},
+        {"check_value": "00aab"},
+        {"check_value": "00AABB"},
+        {"item": Item.FLOOR},
+        {"item": Item.FLOOR, "check_value": None},
+        {"item": "control"},
+        {"body": "02" + "ab" * 24},
+        {"body": "01" + "ab" * 23},
+        {"body": "01" + "ab" * 25},
+        {"body": ""},
+        {"index": 0},
+        {"index": 16},
+        {"version": 0},
+        {"version": 256},
+        {"esam": "45534d000000000"},
+        {"challenge": "00" * 15},
+        {"domain": "Zone A"},
+    ],
+    ids=str,
+)
+def test_a_package_that_is_not_whole_is_refused(changes):
+    with pytest.raises(ValidationError):
+        KeyPackage(**PACKAGE | changes)
+
+
+def test_a_purpose_has_an_item_and_a_floor_is_none():
+    assert {item.purpose for item in Item} == {*Purpose, None}
+    assert Item.FLOOR.purpose is None
+
+
+@pytest.mark.parametrize("name", ["gm", "intl"])
+def test_what_is_sealed_for_an_esam_is_opened_in_it(name):
+    algorithms, control, challenge = suite(name), bytes(range(16)), bytes(range(16, 32))
+    for item in Item:
+        place = KeyPlace(bytes(8), 3, item, 7)
+        key = b"" if item is Item.FLOOR else b"k" * 16
+        data = seal_for_esam(algorithms, control, challenge, place, key)
+        assert key == b"" or key not in data
+        assert open_in_esam(algorithms, control, challenge, place, data) == key
+        with pytest.raises(ValueError, match="bytes"):
+            seal_for_esam(algorithms, control, challenge, place, key + b"x")
+        with pytest.raises(ValueError, match="challenge"):
+            seal_for_esam(algorithms, control, b"", place, key)
+        with pytest.raises(BadProtection):
+            open_in_esam(algorithms, control, challenge, place, b"")
+
+
+def test_a_check_value_is_of_the_zero_block():
+    # FIPS 197's AES-128 of zeros under the zero key: 66e94bd4ef8a2c3b884cfa59ca342b2e
+    assert check_value(suite("intl"), bytes(16)).hex() == "66e94b"
+    assert len(check_value(suite("gm"), bytes(16))) == 3
