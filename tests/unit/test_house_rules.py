@@ -43,6 +43,8 @@ PURE = {
     "server/ingest/journal.py": {"schemas", "server.ingest.heads", "server.ingest.verify"},
     "server/ingest/receipts.py": {"schemas", "server.clock"},
     "server/ingest/verify.py": {"schemas"},
+    "server/keys/home.py": {"schemas"},
+    "server/keys/packages.py": {"schemas"},
     "server/feed/cursor.py": set(),
     "server/feed/cloudevents.py": {"server.clock", "server.feed.cursor", "server.store.events"},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 
 import pytest
 
@@ -191,7 +192,7 @@ async def test_another_key_encryption_key_opens_nothing_and_the_error_says_what_
 ):
     await desk.authority.create_domain(DOMAIN, "test")
     await desk.know(esam)
-    other = SealedHome("demo", desk.site.suite, b"\x01" * 32, lambda n: bytes(n))
+    other = SealedHome("demo", desk.site.suite, b"\x01" * 32, secrets.token_bytes)
     async with key_desk(tmp_path / "site", homes=[other]) as wrong:
         before = await wrong.news()
         with pytest.raises(HomeUnavailable, match=r"key-encryption key.*ostiary keys restore"):

@@ -1,0 +1,208 @@
+"""The master keys in a PKCS #11 token: SoftHSM, which has no less to say than a dear one."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+
+from schemas.esam import KeyPlace, check_value, open_in_esam
+from schemas.keys import Item
+from schemas.suites import INTL
+from server.config import ServerConfig
+from server.keys.home import HomeUnavailable, Source
+from server.keys.homes import open_homes
+from server.site import create_site
+from tests.esam_desk import EsamDesk
+from tests.key_rig import (
+    DOMAIN,
+    MODULE,
+    PIN,
+    bytes_of,
+    key_desk,
+    request,
+    soft_token,
+    token_home,
+    traces,
+)
+
+pytestmark = pytest.mark.system
+SERIAL = bytes.fromhex("45534d0000000001")
+CONTROL, CHALLENGE = secrets.token_bytes(16), secrets.token_bytes(16)
+
+
+@pytest.fixture
+def name():
+    return f"t{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+def home(name):
+    return token_home(name)
+
+
+@pytest.mark.parametrize("item", Item)
+def test_what_the_token_packs_is_byte_for_byte_what_an_esam_opens(home, item):
+    made = home.new_version(DOMAIN, 3)
+    control = home.keep_control_key(SERIAL, CONTROL)
+    place = KeyPlace(SERIAL, 2, item, 3)
+    if item is Item.FLOOR:
+        body = home.floor(control, CHALLENGE, place)
+        assert open_in_esam(INTL, CONTROL, CHALLENGE, place, body) == b""
+        return
+    body, check = home.package(Source(DOMAIN, 3, made.stored), control, CHALLENGE, place)
+    key = open_in_esam(INTL, CONTROL, CHALLENGE, place, body)
+    assert check == check_value(INTL, key)
+    assert check.hex() == getattr(made.check_values, item.value)
+
+
+def test_no_key_of_the_token_can_be_read_or_wrapped_out(home, name):
+    import pkcs11
+    from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
+
+    home.new_version(DOMAIN, 1)
+    home.keep_control_key(SERIAL, CONTROL)
+    token = pkcs11.lib(MODULE).get_token(token_label="ostiary")
+    with token.open(user_pin=PIN, rw=True) as session:
+        wrapping = session.generate_key(KeyType.AES, 128, capabilities=MechanismFlag.WRAP)
+        ours = [
+            key
+            for key in session.get_objects({Attribute.CLASS: ObjectClass.SECRET_KEY})
+            if f"/{name}/" in key.label
+        ]
+        assert len(ours) == 2
+        for key in ours:
+            assert (key[Attribute.SENSITIVE], key[Attribute.EXTRACTABLE]) == (True, False)
+            with pytest.raises(pkcs11.exceptions.AttributeSensitive):
+                assert key[Attribute.VALUE]
+            for mechanism, parameter in (
+                (Mechanism.AES_CBC, bytes(16)),
+                (Mechanism.AES_KEY_WRAP, None),
+            ):
+                with pytest.raises(pkcs11.exceptions.KeyUnextractable):
+                    wrapping.wrap_key(key, mechanism=mechanism, mechanism_param=parameter)
+    with token.open() as session:
+        labels = [key.label for key in session.get_objects() if hasattr(key, "label")]
+        assert not [label for label in labels if name in label], "without the PIN they don't show"
+
+
+def test_nothing_of_a_session_stays_in_the_token(home, name):
+    import pkcs11
+
+    made = home.new_version(DOMAIN, 1)
+    control = home.keep_control_key(SERIAL, CONTROL)
+    token = pkcs11.lib(MODULE).get_token(token_label="ostiary")
+
+    def count():
+        with token.open(user_pin=PIN) as session:
+            return len(list(session.get_objects()))
+
+    before = count()
+    place = KeyPlace(SERIAL, 1, Item.AUTH, 1)
+    home.package(Source(DOMAIN, 1, made.stored), control, CHALLENGE, place)
+    assert count() == before
+
+
+def test_a_version_that_was_made_before_a_stop_is_taken_not_replaced(home):
+    first = home.new_version(DOMAIN, 1)
+    assert home.new_version(DOMAIN, 1) == first
+    assert home.new_version(DOMAIN, 2) != first
+
+
+def test_a_destroyed_version_is_gone_and_destroying_again_is_no_error(home):
+    made = home.new_version(DOMAIN, 1)
+    control = home.keep_control_key(SERIAL, CONTROL)
+    source = Source(DOMAIN, 1, made.stored)
+    for _ in range(2):
+        home.destroy(source)
+    with pytest.raises(HomeUnavailable, match=r"lacks version 1 of key domain zone-a: restore"):
+        home.package(source, control, CHALLENGE, KeyPlace(SERIAL, 1, Item.AUTH, 1))
+
+
+def test_a_new_control_key_takes_the_place_of_the_old(home):
+    old = home.keep_control_key(SERIAL, CONTROL)
+    new = home.keep_control_key(SERIAL, bytes(16))
+    place = KeyPlace(SERIAL, 1, Item.FLOOR, 2)
+    body = home.floor(new, CHALLENGE, place)
+    assert open_in_esam(INTL, bytes(16), CHALLENGE, place, body) == b""
+    with pytest.raises(HomeUnavailable, match="lacks the control key"):
+        home.floor(old, CHALLENGE, place)
+    with pytest.raises(ValueError, match="16 bytes"):
+        home.keep_control_key(SERIAL, b"short")
+
+
+async def test_an_esam_takes_what_comes_from_a_token(tmp_path, name):
+    esam = EsamDesk("intl").issue()
+    async with key_desk(tmp_path / "site", homes=[token_home(name)]) as desk:
+        made = await desk.authority.create_domain(DOMAIN, "test")
+        await desk.know(esam)
+        keys = []
+        for item in (Item.AUTH, Item.ADMIT, Item.MAINTAIN):
+            asked = request(esam, item, 1, challenge=esam.challenge())
+            package = await desk.issuer.package(asked, "front-agent")
+            place = KeyPlace(esam.serial, 1, item, 1)
+            challenge = bytes.fromhex(asked.challenge)
+            body = bytes.fromhex(package.body)
+            keys.append(open_in_esam(INTL, esam.control_key, challenge, place, body))
+            assert await desk.write(esam, item, 1)
+        held = {purpose.name.lower(): check.hex() for purpose, check in esam.table()[1].items()}
+        assert held == made.model_dump()
+        await desk.authority.new_version(DOMAIN, "test")
+        await desk.authority.raise_floor(DOMAIN, 2, "test")
+        await desk.authority.destroy(DOMAIN, 1, "test")
+        assert await desk.write(esam, Item.FLOOR, 2)
+        assert esam.table() == {}
+    everywhere = bytes_of(tmp_path, soft_token())
+    assert traces(everywhere, [*keys, esam.control_key]) == []
+
+
+def settings(**changes):
+    return ServerConfig(
+        **{"key_home": "pkcs11", "pkcs11_module": MODULE, "pkcs11_token": "ostiary"} | changes
+    )
+
+
+@pytest.fixture
+def site(tmp_path):
+    soft_token()
+    return create_site(tmp_path / "site", "demo", "intl", secrets.token_bytes, {})
+
+
+def opened(site, config, environ):
+    return open_homes(site, config, environ, secrets.token_bytes, None)
+
+
+def test_the_settings_say_where_new_keys_go(site, tmp_path):
+    pin = {"OSTIARY_PKCS11_PIN": PIN}
+    assert opened(site, settings(), pin).first.name == "pkcs11"
+    assert opened(site, settings(key_home="sealed"), pin).first.name == "sealed"
+    file = tmp_path / "pin"
+    file.write_text(f"{PIN}\n")
+    file.chmod(0o600)
+    assert opened(site, settings(), {"OSTIARY_PKCS11_PIN_FILE": str(file)}).of("pkcs11")
+    file.chmod(0o640)
+    with pytest.raises(HomeUnavailable, match="others may read it"):
+        opened(site, settings(), {"OSTIARY_PKCS11_PIN_FILE": str(file)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "pin", "why"),
+    [
+        ({}, None, "set OSTIARY_PKCS11_PIN"),
+        ({}, "999999", "the PIN is wrong"),
+        ({"pkcs11_token": "other"}, PIN, "no such token"),
+        ({"pkcs11_module": ""}, PIN, "set pkcs11_module"),
+        ({"pkcs11_module": "/nowhere.so"}, PIN, "/nowhere.so"),
+    ],
+)
+def test_a_token_that_can_t_be_used_says_why_and_never_the_pin(site, changes, pin, why):
+    environ = {} if pin is None else {"OSTIARY_PKCS11_PIN": pin}
+    with pytest.raises(HomeUnavailable, match=why) as refusal:
+        opened(site, settings(**changes), environ)
+    assert pin is None or pin not in str(refusal.value)
+
+
+def test_a_site_of_suite_gm_is_told_that_tokens_have_no_sm4(tmp_path):
+    site = create_site(tmp_path / "gm", "demo", "gm", secrets.token_bytes, {})
+    with pytest.raises(HomeUnavailable, match="no SM4"):
+        opened(site, settings(), {"OSTIARY_PKCS11_PIN": PIN})
