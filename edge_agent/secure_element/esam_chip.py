@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from edge_agent.card import layout
-from edge_agent.card.apdu import Command, MalformedApdu, Response, StatusWord
+from edge_agent.card.apdu import MAX_LE, Command, MalformedApdu, Response, StatusWord
 from edge_agent.readers.port import CardRemoved
 from edge_agent.secure_element import esam_layout
 from edge_agent.secure_element.esam_layout import Identity, KeyTable, State
@@ -234,10 +234,12 @@ class Esam:
             fixed = Command(command.cla, command.ins, command.p1, command.p2, command.data, le)
             answer = Response.decode(await channel.transmit(fixed.encode()))
         data = b""
-        while answer.sw >> 8 == _MORE and len(data) < 256:
+        while answer.sw >> 8 == _MORE:
             data += answer.data
             fetch = Command(layout.CLA_ISO, _GET_RESPONSE, 0, 0, le=answer.sw & 0xFF or 256)
             answer = Response.decode(await channel.transmit(fetch.encode()))
+            if not answer.data or len(data) + len(answer.data) > MAX_LE:
+                raise MalformedApdu("it announces an answer and does not give it")
         return Response(data + answer.data, answer.sw)
 
     def _accepted(self, answer: Response) -> None:
