@@ -66,7 +66,7 @@ async def pcscd() -> AsyncIterator[None]:
         yield
 
 
-def await_presence(present: bool) -> None:
+def await_presence(present: bool, reader: str = READER) -> None:
     """Wait inside pcscd until it has seen the card come, or go."""
     scard = require_module("smartcard.scard", "pip install 'ostiary[pcsc]'")
     code, context = scard.SCardEstablishContext(scard.SCARD_SCOPE_USER)
@@ -74,13 +74,13 @@ def await_presence(present: bool) -> None:
     state = scard.SCARD_STATE_UNAWARE
     wanted = scard.SCARD_STATE_PRESENT if present else scard.SCARD_STATE_EMPTY
     for _ in range(PATIENCE_S):
-        code, states = scard.SCardGetStatusChange(context, 1000, [(READER, state)])
+        code, states = scard.SCardGetStatusChange(context, 1000, [(reader, state)])
         if code == scard.SCARD_S_SUCCESS:
             state = states[0][1] & ~scard.SCARD_STATE_CHANGED
             if state & wanted:
                 break
     else:
-        pytest.fail(f"pcscd never saw that the card was {'there' if present else 'gone'}")
+        pytest.fail(f"pcscd never saw that {reader} was {'taken' if present else 'empty'}")
     scard.SCardReleaseContext(context)
 
 
