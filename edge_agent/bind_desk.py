@@ -17,6 +17,7 @@ from edge_agent.config import Config, ConfigError
 from edge_agent.core.trusted_time import TrustedTime
 from edge_agent.readers.port import CardChannel, CardRemoved, Feedback
 from edge_agent.recorder import Recorder
+from edge_agent.secure_element.esam_chip import Lend
 from edge_agent.secure_element.port import ElementUnavailable
 from edge_agent.virtual.doorway import Doorway
 
@@ -55,16 +56,20 @@ async def bind_cards(
     ready: Callable[[str], None],
     bound: Callable[[str], None],
     refused: Callable[[str], None],
+    lend: Lend | None = None,
 ) -> None:
     """Bind the next `count` cards at the first reader of the first door.
 
     `ready` is told the door once cards can be held up, `bound` each card's id, `refused` why a
-    card was not bound. Raises what `app.opened` raises, or ReaderUnavailable.
+    card was not bound; `lend` serves an ESAM that holds the door's keys. Raises what `app.opened`
+    raises, or ReaderUnavailable.
     """
     async with opened(config) as (parts, outbox, store), AsyncExitStack() as stack:
         door = config.doors[0]
         view = store.applied.doors.get(door.door) if store.applied else None
         settings = (view or parts.default_view(door.door)).settings
+        for esam in parts.elements.esams:
+            esam.lend = lend
         recorder = Recorder(outbox, parts.clock, TrustedTime(), config.agent, "bind")
         doorway = Doorway(config.doorway_path, parts.clock)
         reader = parts.open_reader(door, door.readers[0].direction, doorway)

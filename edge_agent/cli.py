@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,24 +17,22 @@ from rich.table import Table
 
 from edge_agent.app import CannotStart, Parts, load_root, run_agent
 from edge_agent.bind_desk import bind_cards, read_transport_keys
-from edge_agent.config import Config, ConfigError, load_config
+from edge_agent.config import Config, load_config
 from edge_agent.core.door_mode import exempt_groups
 from edge_agent.core.freshness import freshness
 from edge_agent.core.trusted_state import TrustedState
 from edge_agent.database import connect
-from edge_agent.enrol import CannotEnrol
 from edge_agent.enrol_command import enrol_device
-from edge_agent.files import UnsafeKeyFile
+from edge_agent.esam_cli import esam_app
+from edge_agent.esam_desk import lend_from
+from edge_agent.explained import explained
 from edge_agent.identity import identity_json
 from edge_agent.log import configure_log
 from edge_agent.outbox_tables import read_state
-from edge_agent.readers.port import ReaderUnavailable
-from edge_agent.secure_element.port import ElementUnavailable
-from edge_agent.state_dir import StateDirBusy, is_held
+from edge_agent.state_dir import is_held
 from edge_agent.tls import TlsIdentity
 from edge_agent.trust_tables import load, load_notes
 from edge_agent.watchdog import Notifier
-from schemas.errors import SchemaError
 
 app = typer.Typer(
     help="Decides at the door who may enter, drives the strike, and signs what happened.",
@@ -44,6 +40,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(esam_app, name="esam")
 ConfigOption = Annotated[
     Path,
     typer.Option(
@@ -55,43 +52,6 @@ ConfigOption = Annotated[
     ),
 ]
 DEFAULT_CONFIG = Path("/etc/ostiary/agent.toml")
-NEXT_STEPS = {
-    PermissionError: "run this as the user who owns it, or correct its owner and mode",
-    FileExistsError: "something else has this name; move it, or name another path",
-}
-REFUSALS = (
-    CannotEnrol,
-    CannotStart,
-    ConfigError,
-    ElementUnavailable,
-    OSError,
-    ReaderUnavailable,
-    SchemaError,
-    StateDirBusy,
-    UnsafeKeyFile,
-)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """A refusal that names its cause is a message and exit code 1, not a traceback."""
-    try:
-        yield
-    except REFUSALS as error:
-        told = _told(error) if isinstance(error, OSError) else str(error)
-        Console(stderr=True).print(
-            f"ostiary-agent: {told}", markup=False, highlight=False, soft_wrap=True
-        )
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-
-
-def _told(error: OSError) -> str:
-    if error.filename is None or error.strerror is None:
-        return str(error)
-    next_step = NEXT_STEPS.get(type(error))
-    return f"{error.filename}: {error.strerror}" + (f"; {next_step}" if next_step else "")
 
 
 def _version(asked: bool) -> None:
@@ -112,7 +72,7 @@ def _root(
 @app.command()
 def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Serve the doors until SIGTERM. Logs to standard error."""
-    with _explained():
+    with explained():
         settings = load_config(config, os.environ)
         configure_log(settings.log_level)
         raise typer.Exit(asyncio.run(run_agent(settings, Notifier())))
@@ -124,7 +84,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Show what the state directory says: events that wait, and what the doors go by."""
-    with _explained():
+    with explained():
         found = _status(load_config(config, os.environ))
     if as_json:
         print(json.dumps(found))
@@ -192,7 +152,7 @@ def _trusted(state: TrustedState) -> dict[str, Any]:
 @app.command()
 def check_config(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Say whether the configuration and the root document can be used; touch nothing."""
-    with _explained():
+    with explained():
         settings = load_config(config, os.environ)
         root = load_root(settings)
     doors = ", ".join(door.door for door in settings.doors)
@@ -217,7 +177,7 @@ def enrol(
     Waits until an operator has compared the fingerprint and approved. If it is interrupted, the
     same command goes on where it stopped.
     """
-    with _explained():
+    with explained():
         code = claim or typer.prompt("Claim code")
         enrol_device(code, config, os.environ, again=again)
 
@@ -225,7 +185,7 @@ def enrol(
 @app.command()
 def identity(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Print this agent's public key as JSON."""
-    with _explained():
+    with explained():
         settings = load_config(config, os.environ)
         parts = Parts.open(settings)
     print(identity_json(settings.agent, parts.signer))
@@ -243,15 +203,25 @@ def bind(
     ],
     config: ConfigOption = DEFAULT_CONFIG,
     count: Annotated[int, typer.Option(min=1, help="How many cards to wait for.")] = 1,
+    issued: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the door's keys are on an ESAM: its issuing file.", dir_okay=False
+        ),
+    ] = None,
+    issuing_key: Annotated[
+        Path | None, typer.Option(help="What the issuing file is sealed with.", dir_okay=False)
+    ] = None,
 ) -> None:
     """Give cards held to the first reader the keys of its door; print each card's id.
 
     The agent must not be running. A card that is bound already counts, and stays as it is.
     """
-    with _explained():
+    with explained():
         settings = load_config(config, os.environ)
         configure_log(settings.log_level)
         keys = read_transport_keys(transport_keys)
+        lend = None if issued is None else lend_from(issued, issuing_key)
         asyncio.run(
             bind_cards(
                 settings,
@@ -264,6 +234,7 @@ def bind(
                 ),
                 bound=lambda card: print(card, flush=True),
                 refused=lambda why: print(f"not bound: {why}", file=sys.stderr),
+                lend=lend,
             )
         )
 

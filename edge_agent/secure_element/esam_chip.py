@@ -108,7 +108,10 @@ class Esam:
 
     async def table(self, domain: str) -> KeyTable:
         """Which keys the chip holds of a domain, by their check values. Raises EsamUnavailable."""
-        index = self.index(domain)
+        return await self.table_at(self.index(domain))
+
+    async def table_at(self, index: int) -> KeyTable:
+        """The same by place."""
 
         async def ask(channel: EsamChannel) -> KeyTable:
             command = Command(
