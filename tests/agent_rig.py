@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -130,13 +130,15 @@ class Rig:
             while (await self.status())["unacknowledged"]:
                 pass  # each look is a process of its own, so this is no busy loop
 
-    async def bind(self, *cards: VirtualCard) -> None:
+    async def bind(self, *cards: VirtualCard, options: Sequence[str] = ()) -> None:
         """Through the command, as an installer would."""
         keys = self.folder / "keys.csv"
         rows = [f"{card.serial.hex()},{bytes(16).hex()}" for card in cards]
         keys.write_text("\n".join(["card,transport_key", *rows]))
         binding = asyncio.create_task(
-            self.command("bind", "--transport-keys", str(keys), "--count", str(len(cards)))
+            self.command(
+                "bind", "--transport-keys", str(keys), "--count", str(len(cards)), *options
+            )
         )
         try:
             await self.until(self.doorway().is_open, binding)

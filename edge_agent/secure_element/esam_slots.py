@@ -84,11 +84,23 @@ class VirtualSlot:
 
 
 class _Powered:
+    """A file that is gone, or that anybody but the chip itself has changed, is a chip taken out."""
+
     def __init__(self, chip: VirtualEsam, path: Path) -> None:
         self._chip = chip
         self._path = path
+        self._seen = self._mark()
 
     async def transmit(self, apdu: bytes) -> bytes:
-        if not self._path.exists():
-            raise CardRemoved(f"{self._path} is gone")
-        return self._chip.transmit(apdu)
+        if self._mark() != self._seen:
+            raise CardRemoved(f"{self._path} is another")
+        answer = self._chip.transmit(apdu)
+        self._seen = self._mark()
+        return answer
+
+    def _mark(self) -> tuple[int, int]:
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            raise CardRemoved(f"{self._path} is gone") from None
+        return found.st_ino, found.st_mtime_ns

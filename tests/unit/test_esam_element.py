@@ -139,7 +139,7 @@ async def test_without_who_lends_no_new_card_gets_keys(rig):
 async def test_a_loan_that_is_refused_is_explained(rig):
     rig.esam.lend = rig.lend
     rig.desk.control_key = bytes(16)
-    with pytest.raises(ElementUnavailable, match="not lent.*MAC_WRONG"):
+    with pytest.raises(ElementUnavailable, match=r"not lent.*MAC_WRONG"):
         await protect_key(rig)
 
 
