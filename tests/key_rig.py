@@ -63,7 +63,7 @@ class KeyDesk:
         await self.esams.take(
             NewEsam(
                 serial=esam.serial.hex(),
-                control_key=esam.control_key.hex(),
+                control_key=esam.control_key,
                 agent=agent,
                 domains=domains or (DOMAIN,),
             ),

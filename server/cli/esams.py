@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from rich.table import Table
 from rich.text import Text
 
 from schemas.errors import first_problem
-from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, out
+from schemas.esam_issued import BadIssuingFile, IssuedEsam
+from schemas.sealed import KEK_BYTES
+from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, out, the_site
 from server.cli.keys import BY, Keys, with_keys
 from server.cli.root_document import AskKek
 from server.feed.cloudevents import as_json
@@ -53,22 +55,62 @@ def list_command(
 
 @app.command("import")
 def import_command(
-    file: Annotated[
-        Path, typer.Argument(help="JSON list; see docs/keys.md. Only you may read it.")
+    files: Annotated[
+        list[Path], typer.Argument(help="Issuing files, as `ostiary-agent esam issue` wrote them.")
+    ],
+    *,
+    issuing_key: Annotated[
+        Path, typer.Option(help="The 32 bytes they are sealed under.", dir_okay=False)
+    ],
+    agent: Annotated[str, typer.Option(help="The agent in whose lock they are.")],
+    domain: Annotated[
+        list[str], typer.Option("--domain", help="A key domain they are for; may be repeated.")
     ],
     site_dir: SiteDir = DEFAULT_SITE_DIR,
     ask_kek: AskKek = False,
 ) -> None:
-    """Take the control keys of ESAMs from the file that the issuing station wrote."""
-    new = _read(file)
+    """Make ESAMs known, or change whose they are and what for. Repeating it is safe."""
+    suite = the_site(site_dir)[0].suite.name
+    key = _issuing_key(issuing_key)
+    new = [_issued(file, key, suite, agent, domain) for file in files]
 
     async def take(keys: Keys) -> None:
         for each in new:
             await keys.esams.take(each, BY)
 
     with_keys(site_dir, ask_kek, take)
-    out.print(f"{len(new)} ESAMs are known.")
-    err.print(f"{file} has their control keys in the clear: destroy it.", markup=False)
+    out.print(f"Known, for {agent}: {', '.join(each.serial for each in new)}.", markup=False)
+
+
+def _issuing_key(file: Path) -> bytes:
+    try:
+        mode, key = stat.S_IMODE(file.stat().st_mode), file.read_bytes()
+    except OSError as error:
+        fail(f"{file}: {error.strerror}")
+    if mode & 0o077:
+        fail(f"{file} has mode {mode:04o}: others may read it. If nobody has, `chmod 600 {file}`")
+    if len(key) != KEK_BYTES:
+        fail(f"{file} is {len(key)} bytes, an issuing key is {KEK_BYTES}")
+    return key
+
+
+def _issued(file: Path, key: bytes, suite: str, agent: str, domains: list[str]) -> NewEsam:
+    try:
+        issued = IssuedEsam.read(file.read_bytes())
+        if issued.suite != suite:
+            fail(f"{file} is of suite {issued.suite}, the site of {suite}; nothing was imported")
+        return NewEsam(
+            serial=issued.serial,
+            control_key=issued.control_key(key).key,
+            agent=agent,
+            domains=tuple(domains),
+        )
+    except OSError as error:
+        fail(f"{file}: {error.strerror}")
+    except BadIssuingFile as error:
+        fail(f"{file}: {error}; nothing was imported")
+    except ValidationError as error:
+        fail(f"{first_problem(error)}; nothing was imported")
 
 
 @app.command()
@@ -83,15 +125,3 @@ def withdraw(
     err.print(
         "What it holds, it holds: rotate the keys of its domains if it may be in wrong hands."
     )
-
-
-def _read(file: Path) -> list[NewEsam]:
-    try:
-        mode = stat.S_IMODE(file.stat().st_mode)
-        if mode & 0o077:
-            fail(f"{file} has mode {mode:04o}: others may read the keys in it. `chmod 600 {file}`")
-        return TypeAdapter(list[NewEsam]).validate_json(file.read_bytes())
-    except OSError as error:
-        fail(f"{file}: {error.strerror}")
-    except ValidationError as error:
-        fail(f"{file}: {first_problem(error)}; nothing was imported")

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from schemas.keys import MAX_DOMAIN_INDEX, EsamSerial, KeyRequest
 from schemas.names import AgentId, Name
 from schemas.server_event_data import EsamChanged
+from schemas.suites.suite import KEY_BYTES
 from server.clock import Clock, microseconds
 from server.keys.home import KeysError
 from server.keys.homes import Homes
@@ -28,12 +29,12 @@ class EsamState(StrEnum):
 
 
 class NewEsam(BaseModel):
-    """What the issuer says of an ESAM: the one place where a control key is in the clear."""
+    """An ESAM as it was issued (`schemas.esam_issued`), whose it is, and for which domains."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     serial: EsamSerial
-    control_key: str = Field(repr=False, pattern=r"^[0-9a-f]{32}$", description="16 bytes in hex")
+    control_key: bytes = Field(repr=False, min_length=KEY_BYTES, max_length=KEY_BYTES)
     agent: AgentId
     domains: tuple[Name, ...] = Field(min_length=1, max_length=MAX_DOMAIN_INDEX)
 
@@ -58,9 +59,8 @@ class Esams:
         What an ESAM keeps where is not forgotten: its places stay.
         """
         home = self.homes.first
-        control_key = bytes.fromhex(new.control_key)
         control = await self.homes.ask(
-            home.keep_control_key, bytes.fromhex(new.serial), control_key
+            home.keep_control_key, bytes.fromhex(new.serial), new.control_key
         )
         now = self.clock.now()
         now_us = microseconds(now)

@@ -9,6 +9,9 @@ import secrets
 import pytest
 from typer.testing import CliRunner
 
+from schemas.esam_issue import ControlKey
+from schemas.esam_issued import IssuedEsam
+from schemas.suites import INTL
 from server.cli.root import app
 from server.site import create_site
 from server.store.database import open_database
@@ -16,7 +19,7 @@ from tests.key_rig import MODULE, PIN, soft_token
 
 CLI = CliRunner()
 SERIAL = "45534d0000000001"
-CONTROL_KEY = "000102030405060708090a0b0c0d0e0f"
+CONTROL_KEY = bytes(range(16))
 
 
 @pytest.fixture
@@ -42,17 +45,15 @@ def keys(site):
 
 
 @pytest.fixture
-def esam_file(tmp_path):
-    file = tmp_path / "esams.json"
-    entry = {
-        "serial": SERIAL,
-        "control_key": CONTROL_KEY,
-        "agent": "front-agent",
-        "domains": ["zone-a"],
-    }
-    file.write_text(json.dumps([entry]))
-    file.chmod(0o600)
-    return file
+def issued(tmp_path):
+    """An issuing file and the rest of `import`'s words."""
+    kek = secrets.token_bytes(32)
+    control = ControlKey(INTL, bytes.fromhex(SERIAL), CONTROL_KEY)
+    file, issuing_key = tmp_path / "issued.json", tmp_path / "issuing-key"
+    file.write_text(IssuedEsam.of(kek, control, 1, secrets.token_bytes).model_dump_json())
+    issuing_key.write_bytes(kek)
+    issuing_key.chmod(0o600)
+    return file, ("--issuing-key", issuing_key, "--agent", "front-agent", "--domain", "zone-a")
 
 
 def domains(keys):
@@ -75,32 +76,45 @@ def test_a_domain_from_its_making_to_its_end(keys):
     assert "ready" in shown
 
 
-def test_esams_are_imported_listed_and_withdrawn(keys, esam_file):
+def test_esams_are_imported_listed_and_withdrawn(keys, issued):
+    file, words = issued
     keys("create", "zone-a")
-    esam_file.chmod(0o644)
-    assert "others may read the keys" in keys("esams", "import", esam_file, code=1).stderr
-    esam_file.chmod(0o600)
-    result = keys("esams", "import", esam_file)
-    assert "destroy it" in result.stderr
+    for _ in range(2):
+        said = keys("esams", "import", file, *words).output
     (esam,) = json.loads(keys("esams", "list", "--json").stdout)
-    assert (esam["serial"], esam["domains"]) == (SERIAL, {"zone-a": None})
-    keys("esams", "withdraw", SERIAL)
-    shown = keys("esams", "list")
-    assert "withdrawn" in shown.stdout
-    assert CONTROL_KEY not in result.output + shown.output
+    assert (esam["serial"], esam["agent"]) == (SERIAL, "front-agent")
+    assert esam["domains"] == {"zone-a": None}
+    keys("esams", "withdraw", SERIAL.upper())
+    shown = keys("esams", "list").stdout
+    assert "withdrawn" in shown
+    assert CONTROL_KEY.hex() not in said + shown
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "[", "{}", '[{"serial":"x"}]', "null", f'[{{"serial":"{SERIAL}","control_key":"z"}}]'],
-)
-def test_a_file_of_esams_that_is_malformed_is_refused_whole(keys, esam_file, text):
-    esam_file.write_text(text)
-    assert "nothing was imported" in keys("esams", "import", esam_file, code=1).stderr
+def test_an_issuing_key_that_others_may_read_or_that_is_none_is_refused(keys, issued):
+    file, words = issued
+    words[1].chmod(0o640)
+    assert "others may read it" in keys("esams", "import", file, *words, code=1).stderr
+    words[1].chmod(0o600)
+    words[1].write_bytes(bytes(31))
+    assert "31 bytes" in keys("esams", "import", file, *words, code=1).stderr
+    words[1].unlink()
+    assert "No such file" in keys("esams", "import", file, *words, code=1).stderr
 
 
-def test_an_esam_of_a_domain_that_is_not_there_is_refused(keys, esam_file):
-    assert "ostiary keys create zone-a" in keys("esams", "import", esam_file, code=1).stderr
+def test_an_esam_is_imported_whole_or_not_at_all(keys, issued, site):
+    file, words = issued
+    good = file.read_text()
+    assert "ostiary keys create zone-a" in keys("esams", "import", file, *words, code=1).stderr
+    keys("create", "zone-a")
+    other = good.replace(SERIAL, "45534d0000000002")
+    for text in ("", "[]", "{}", other, good.replace('"intl"', '"gm"')):
+        file.write_text(text)
+        assert "nothing was imported" in keys("esams", "import", file, *words, code=1).stderr
+    file.write_text(good)
+    for word, wrong in (("front-agent", "Front Agent"), ("zone-a", "Zone A")):
+        changed = [wrong if each == word else each for each in words]
+        assert "nothing was imported" in keys("esams", "import", file, *changed, code=1).stderr
+    assert json.loads(keys("esams", "list", "--json").stdout) == []
 
 
 def test_two_of_three_people_restore_what_was_lost(keys, site, tmp_path):
