@@ -94,3 +94,43 @@ def test_a_missing_file_says_how_to_name_another(tmp_path):
 
 def test_a_variable_can_not_set_what_is_no_section(write):
     assert "OSTIARY_AGENT_SITE__NAME" in refusal(write(GOOD), {"OSTIARY_AGENT_SITE__NAME": "x"})
+
+
+ESAM = """
+[[esams]]
+kind = "virtual"
+path = "esam.bin"
+serial = "45534d0000000001"
+domains = ["zone-a", "zone-b"]
+"""
+IN_A_SLOT = """
+[[esams]]
+kind = "pcsc"
+name = "Contact"
+serial = "45534d0000000002"
+domains = ["zone-c"]
+"""
+
+
+def test_esams_are_read_and_their_files_are_relative_to_the_configuration(write):
+    path = write(GOOD + ESAM + IN_A_SLOT)
+    virtual, slot = load_config(path, {}).esams
+    assert virtual.path == path.parent / "esam.bin"
+    assert virtual.domains == ("zone-a", "zone-b")
+    assert (slot.name, slot.serial) == ("Contact", "45534d0000000002")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (ESAM.replace('serial = "45534d0000000001"', ""), "serial: is missing"),
+        (ESAM.replace("45534d0000000001", "1"), "esams.0.virtual.serial"),
+        (ESAM.replace('["zone-a", "zone-b"]', "[]"), "esams.0.virtual.domains"),
+        (ESAM.replace("virtual", "magic"), "esams.0"),
+        (ESAM.replace("zone-b", "zone-a"), "have the same key domain"),
+        (ESAM + IN_A_SLOT.replace("zone-c", "zone-a"), "have the same key domain"),
+        (ESAM + IN_A_SLOT.replace("0002", "0001"), "two ESAMs have the same serial"),
+    ],
+)
+def test_a_mistake_about_an_esam_is_named(write, text, said):
+    assert said in refusal(write(GOOD + text))
