@@ -37,7 +37,7 @@ chaos: packages .venv/.dev ## break things by seed: ARGS="--schedules 200 --seed
 
 lock: .venv/.dev ## resolve the newest versions again and write requirements/
 	@$(COMPILE) --all-build-deps -o requirements/runtime.txt pyproject.toml
-	@$(COMPILE) --all-build-deps --extra gpio --extra dev -c requirements/runtime.txt \
+	@$(COMPILE) --all-build-deps --extra gpio --extra hsm --extra dev -c requirements/runtime.txt \
 		-o requirements/dev.txt pyproject.toml
 	@printf 'gpiod; sys_platform == "linux"\npyscard\n' | $(COMPILE) -c requirements/dev.txt \
 		-o requirements/hardware.txt -
