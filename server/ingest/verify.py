@@ -49,6 +49,8 @@ class AlarmKind(StrEnum):
     """An agent has applied what this server does not know: the server was restored, or forked."""
     REVOCATION_LOG_BEHIND = "revocation_log_behind"
     """The same for the revocation log, which goes on above what the agent has."""
+    KEY_REFUSED = "key_refused"
+    """An agent asked for keys that it is not to have, or the key authority can't use its keys."""
 
 
 ALARM_KINDS: dict[type[SchemaError], AlarmKind] = {
