@@ -16,6 +16,7 @@ from server.cli.root import app
 from server.site import create_site
 from server.store.database import open_database
 from tests.key_rig import MODULE, PIN, soft_token
+from tests.server_rig import make_site, running, until_stored
 
 CLI = CliRunner()
 SERIAL = "45534d0000000001"
@@ -166,3 +167,15 @@ def test_keys_in_a_token(keys, site, monkeypatch):
     monkeypatch.setenv("OSTIARY_PKCS11_PIN", PIN)
     keys("create", f"t{secrets.token_hex(4)}")
     assert domains(keys)[0]["versions"][0]["home"] == "pkcs11"
+
+
+async def test_a_running_server_makes_an_event_of_what_the_command_did(tmp_path):
+    """And what it says is signed, and in the chain that anyone can verify."""
+    made = await make_site(tmp_path / "site")
+    words = ["keys", "create", "zone-a", "-d", str(made.path)]
+    async with running(made):
+        result = await asyncio.to_thread(CLI.invoke, app, words)
+        assert result.exit_code == 0, result.output
+        await until_stored(made, lambda events: any("keys.version_made" in e.type for e in events))
+    verified = await asyncio.to_thread(CLI.invoke, app, ["events", "verify", "-d", str(made.path)])
+    assert verified.exit_code == 0, verified.output
