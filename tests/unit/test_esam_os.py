@@ -128,6 +128,13 @@ def test_no_key_comes_out_under_a_key_that_was_not_lent_for_it(desk, lent):
     assert desk.crypt(Operation.PROTECT_KEY, data).sw == StatusWord.SECURITY_NOT_SATISFIED
 
 
+def test_a_loan_that_is_none_is_refused_and_costs_no_try(desk):
+    blocks = CARD + b"\x01" * 8 + TRANSPORT_KEY
+    data = desk.control._seal(desk.challenge(), 4, 1, index=1, blocks=blocks)
+    assert desk.send(protected("84d40401", data)).sw == StatusWord.WRONG_DATA
+    assert desk.state.errors_left == 15
+
+
 @pytest.mark.parametrize("how", ["power", "select"])
 def test_a_lent_key_is_gone_with_the_power_and_with_the_next_select(desk, how):
     desk.lend(CARD, TRANSPORT_KEY)
