@@ -7,10 +7,12 @@ or return value: the homes of the keys (`server.keys.home`) give out check value
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from schemas.keys import MAX_KEY_VERSION, CheckValues
@@ -98,7 +100,7 @@ class KeyAuthority:
             raise KeysError(
                 f"{name!r} is not a name: use up to 63 of a-z, 0-9 and inner hyphens"
             ) from None
-        async with self._changing:
+        async with self._changing, _alone(name):
             now_us = self._now_us()
             async with self._engine.begin() as connection:
                 if await rows.read_domain(connection, name) is not None:
@@ -113,7 +115,7 @@ class KeyAuthority:
 
     async def new_version(self, domain: str, by: str) -> tuple[int, CheckValues]:
         """The next version's number and check values. Raises KeysError."""
-        async with self._changing, self._engine.begin() as connection:
+        async with self._changing, _alone(domain), self._engine.begin() as connection:
             version = (await read_domain(connection, domain)).newest + 1
             if version > MAX_KEY_VERSION:
                 raise KeysError(
@@ -137,7 +139,7 @@ class KeyAuthority:
                 )
             if floor == found.floor:
                 return
-            await rows.set_floor(connection, domain, floor)
+            await rows.raise_floor(connection, domain, floor)
             data = KeyFloorRaised(by=by, domain=domain, floor=floor)
             await announce(
                 connection, "keys.floor_raised", key_subject(domain), data, self._now_us()
@@ -178,7 +180,7 @@ class KeyAuthority:
         row = rows.VersionRow(
             domain, version, home.name, made.stored, made.check_values, self._clock.now(), None
         )
-        await rows.put_version(connection, row)
+        await rows.add_version(connection, row)
         data = KeyVersionMade(
             by=by, domain=domain, version=version, check_values=made.check_values, home=home.name
         )
@@ -194,6 +196,17 @@ class KeyAuthority:
 
     def _now_us(self) -> int:
         return microseconds(self._clock.now())
+
+
+@asynccontextmanager
+async def _alone(domain: str) -> AsyncIterator[None]:
+    """Refuse what another process did at the same moment: its keys stay, ours were never used."""
+    try:
+        yield
+    except IntegrityError:
+        raise KeysError(
+            f"another command made keys of {domain} just now: see `ostiary keys domains`"
+        ) from None
 
 
 async def read_domain(connection: AsyncConnection, name: str) -> Domain:

@@ -182,7 +182,7 @@ async def _restore_domains(
         if ours is None:
             await rows.add_domain(connection, each.name, now_us, each.floor)
         elif each.floor > ours.floor:
-            await rows.set_floor(connection, each.name, each.floor)
+            await rows.raise_floor(connection, each.name, each.floor)
 
 
 def _moved(row: rows.VersionRow | rows.EsamRow, ours: SealedHome, to: SealedHome) -> bytes:

@@ -85,6 +85,8 @@ class Esams:
             await rows.put_esam(connection, row)
             await _announce(connection, new, EsamState.IN_SERVICE, by, now_us)
         self.announced()
+        for old in known:  # only now: a stop before this leaves one key too many, not one too few
+            await self.homes.ask(self.homes.of(old.home).forget_control_key, old.control)
 
     async def withdraw(self, serial: str, by: str) -> None:
         """Give it nothing more; again is no error. Raises KeysError."""

@@ -52,6 +52,9 @@ class KeyHome(Protocol):
     def keep_control_key(self, serial: bytes, key: bytes) -> bytes:
         """Take an ESAM's control key; what is returned is for the database."""
 
+    def forget_control_key(self, control: bytes) -> None:
+        """Another has taken its place in the database; again is no error."""
+
     def package(
         self, source: Source, control: bytes, challenge: bytes, place: KeyPlace
     ) -> tuple[bytes, bytes]:

@@ -70,12 +70,11 @@ class TokenHome:
             return NewVersion(bytes(master.id), CheckValues(**checks))
 
     def keep_control_key(self, serial: bytes, key: bytes) -> bytes:
-        """Put it into the token, in the place of an older one of this ESAM."""
+        """Put it into the token, beside an older one of this ESAM until that is forgotten."""
         if len(key) != KEY_BYTES:
             raise ValueError(f"a control key is {KEY_BYTES} bytes, not {len(key)}")
         label = f"ostiary/{self._site}/esam/{serial.hex()}"
         with self._session() as session:
-            old = _by_label(session, label)
             made = session.create_object(
                 {
                     **_SECRET,
@@ -95,9 +94,11 @@ class TokenHome:
                     Attribute.MODIFIABLE: False,
                 }
             )
-            if old is not None:
-                old.destroy()
             return bytes(made[Attribute.ID])
+
+    def forget_control_key(self, control: bytes) -> None:
+        """Remove it from the token."""
+        self._remove(control)
 
     def package(
         self, source: Source, control: bytes, challenge: bytes, place: KeyPlace
@@ -121,8 +122,11 @@ class TokenHome:
 
     def destroy(self, source: Source) -> None:
         """Remove the key from the token."""
+        self._remove(source.stored)
+
+    def _remove(self, id: bytes) -> None:
         with self._session() as session:
-            for found in session.get_objects({Attribute.ID: source.stored}):
+            for found in list(session.get_objects({Attribute.ID: id})):
                 found.destroy()
 
     @contextmanager

@@ -36,6 +36,9 @@ class SealedHome:
             raise ValueError(f"a control key is {KEY_BYTES} bytes, not {len(key)}")
         return self._seal(key, self._esam(serial))
 
+    def forget_control_key(self, control: bytes) -> None:
+        """Nothing: it was in what the database has forgotten."""
+
     def package(
         self, source: Source, control: bytes, challenge: bytes, place: KeyPlace
     ) -> tuple[bytes, bytes]:

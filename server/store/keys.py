@@ -69,9 +69,9 @@ async def add_domain(connection: AsyncConnection, name: str, now_us: int, floor:
     await connection.execute(insert(key_domains).values(name=name, floor=floor, created_us=now_us))
 
 
-async def set_floor(connection: AsyncConnection, name: str, floor: int) -> None:
-    """Raise it; the caller has seen that it is higher."""
-    query = update(key_domains).where(key_domains.c.name == name)
+async def raise_floor(connection: AsyncConnection, name: str, floor: int) -> None:
+    """Raise it; one that another process has raised higher stays."""
+    query = update(key_domains).where(key_domains.c.name == name, key_domains.c.floor < floor)
     await connection.execute(query.values(floor=floor))
 
 
@@ -87,6 +87,11 @@ async def put_version(connection: AsyncConnection, row: VersionRow) -> None:
     """A version, in the place of what was known of it."""
     key = (key_versions.c.domain == row.domain, key_versions.c.version == row.version)
     await connection.execute(delete(key_versions).where(*key))
+    await add_version(connection, row)
+
+
+async def add_version(connection: AsyncConnection, row: VersionRow) -> None:
+    """A new version. Raises IntegrityError if it is there: keys are never written over."""
     await connection.execute(
         insert(key_versions).values(
             domain=row.domain,

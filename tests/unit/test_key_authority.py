@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 
@@ -57,6 +58,35 @@ async def test_versions_count_up_and_no_two_have_the_same_keys(desk):
         await desk.authority.new_version("zone-b", "test")
     with pytest.raises(KeysError, match="no version 4"):
         await desk.authority.check_values(DOMAIN, 4)
+
+
+async def test_two_who_make_a_version_at_once_never_write_over_each_others_keys(desk, tmp_path):
+    """Two commands are two processes: no lock of ours is between them."""
+    await desk.authority.create_domain(DOMAIN, "test")
+    async with key_desk(tmp_path / "site") as other:
+        made = await asyncio.gather(
+            *(each.authority.new_version(DOMAIN, "test") for each in (desk, other) * 4),
+            *(each.authority.create_domain("zone-b", "test") for each in (desk, other)),
+            return_exceptions=True,
+        )
+    refusals = [each for each in made if isinstance(each, Exception)]
+    assert all(isinstance(each, KeysError) for each in refusals), refusals
+    domain, second = await desk.authority.domains()
+    versions = dict(each for each in made[:-2] if not isinstance(each, Exception))
+    assert {v.version: v.check_values for v in domain.versions[1:]} == versions
+    assert [v.check_values for v in second.versions] == [
+        each for each in made[-2:] if not isinstance(each, Exception)
+    ]
+    announced = [name for name, _ in await desk.news()].count("keys.version_made")
+    assert announced == len(domain.versions) + len(second.versions)
+
+
+async def test_a_floor_that_another_process_raised_higher_stays(desk):
+    await desk.authority.create_domain(DOMAIN, "test")
+    async with desk.engine.begin() as connection:
+        await rows.raise_floor(connection, DOMAIN, 3)
+        await rows.raise_floor(connection, DOMAIN, 2)
+    assert (await desk.authority.domains())[0].floor == 3
 
 
 async def test_an_esam_takes_every_key_and_shows_the_authoritys_check_values(desk, esam):
