@@ -167,9 +167,9 @@ def _status(config: Config) -> dict[str, Any]:
 
 def _trusted(state: TrustedState) -> dict[str, Any]:
     """What the doors go by. The age is by this machine's clock, and so is what it means."""
-    heartbeat, policy = state.heartbeat, state.policy
+    heard, policy = state.heard, state.policy
     now = datetime.now(UTC)
-    age_s = None if heartbeat is None else max(0.0, (now - heartbeat.issued).total_seconds())
+    age_s = None if heard is None else max(0.0, (now - heard).total_seconds())
     doors = {} if policy is None else policy.doors
     active = () if state.lockdowns is None else state.lockdowns.active
     return {

@@ -17,7 +17,7 @@ from edge_agent import trust_tables as tables
 from edge_agent.clock import Clock
 from edge_agent.core import trusted_state as rules
 from edge_agent.core.applied import Applied
-from edge_agent.core.door_mode import OVERRIDES, Override, exempt_groups
+from edge_agent.core.door_mode import OVERRIDES, Override, exempt_groups, with_override
 from edge_agent.core.freshness import Heard
 from edge_agent.core.trusted_state import TrustedState
 from edge_agent.database import DatabaseThread, connect
@@ -37,8 +37,7 @@ from schemas.versions import Version
 class TrustStore:
     """Open it with `open`. What is read is in memory, but for a card and its denials.
 
-    Those are looked up on the event loop itself: that takes some 50 us, a fraction of what another
-    thread costs at the worst moment.
+    Those are looked up on the event loop itself: some 50 us, less than another thread may cost.
 
     The `take_*`, `offer_policy`, `add_chunk` and `apply_staged` calls raise refusals by their name
     (`schemas.errors`), or sqlite3.Error; either way nothing has changed.
@@ -56,6 +55,7 @@ class TrustStore:
         self._missing: tuple[str, ...] = ()
         self._overrides: Mapping[str, Override] = {}
         self._denied_versions: frozenset[str] = frozenset()
+        self._word: Heard | None = None
         self._heard: Heard | None = None
         self.notes: Mapping[str, str] = {}
         """What the agent remembers of its own doings: receipts that it gave, its session."""
@@ -116,7 +116,7 @@ class TrustStore:
         return self._missing
 
     def heartbeat_age_s(self, now: datetime) -> float | None:
-        """How old the newest heartbeat is; None if there never was one. `now` is trusted time."""
+        """How old the newest heartbeat is that asks for nothing more; None: there never was one."""
         heard = self._heard
         return None if heard is None else heard.age_s(now, self._clock.monotonic())
 
@@ -228,9 +228,11 @@ class TrustStore:
         self.notes = tables.load_notes(database)
         self._overrides = tables.load_overrides(database)
         self._denied_versions = tables.denied_versions(database)
+        now, monotonic_s = self._clock.now(), self._clock.monotonic()
         if state.heartbeat is not None:
-            issued, clock = state.heartbeat.issued, self._clock
-            self._heard = Heard.of(issued, clock.now(), clock.monotonic())
+            self._word = Heard.of(state.heartbeat.issued, now, monotonic_s)
+        if state.heard is not None:
+            self._heard = Heard.of(state.heard, now, monotonic_s)
         if state.policy is not None and state.policy_hash is not None:
             held = rules.Candidate(state.policy, state.policy_hash)
             whole = self._staging_of(database, held)
@@ -257,8 +259,10 @@ class TrustStore:
         if state is self._state:
             return
         self._keep(database, state)
-        if state.heartbeat is not None:
-            self._heard = Heard.of(state.heartbeat.issued, now, self._clock.monotonic())
+        assert state.heartbeat is not None
+        self._word = Heard.of(state.heartbeat.issued, now, self._clock.monotonic())
+        if self._state.heard == state.heartbeat.issued:
+            self._heard = self._word
 
     def _take_revocation(self, database: Database, envelope: bytes, now: datetime) -> None:
         self._deny(database, *rules.after_revocation(self._state, envelope, self._agent, now))
@@ -289,7 +293,7 @@ class TrustStore:
             self._keep(database, state)
             return command
         self._keep(database, state, lambda: tables.set_override(database, door, override))
-        self._overrides = _with(self._overrides, door, override)
+        self._overrides = with_override(self._overrides, door, override)
         return command
 
     def _set_override(self, database: Database, door: str, override: Override | None) -> None:
@@ -297,7 +301,7 @@ class TrustStore:
         unlocked = override is not None and override.mode is DoorMode.UNLOCKED
         with database.atomic():
             tables.set_override(database, door, None if unlocked else override)
-        self._overrides = _with(self._overrides, door, override)
+        self._overrides = with_override(self._overrides, door, override)
 
     def _offer_policy(self, database: Database, envelope: bytes, now: datetime) -> tuple[str, ...]:
         candidate = rules.after_policy(self._state, envelope, self._agent, now)
@@ -370,11 +374,14 @@ class TrustStore:
         """Commit the state, with `more` in the same transaction, and then go by it."""
         if state is self._state:
             return
+        state, before = rules.answered(state), self._state
         with database.atomic():
-            tables.save(database, self._state, state)
+            tables.save(database, before, state)
             if more is not None:
                 more()
         self._state = state
+        if state.heard is not before.heard:
+            self._heard = self._word
 
     def _staging_of(self, database: Database, candidate: rules.Candidate) -> Staging:
         return Staging(
@@ -386,10 +393,3 @@ class TrustStore:
     def _stage(self, staging: Staging | None) -> None:
         self._staging = staging
         self._missing = () if staging is None else tuple(staging.missing)
-
-
-def _with(
-    overrides: Mapping[str, Override], door: str, override: Override | None
-) -> Mapping[str, Override]:
-    others = {name: each for name, each in overrides.items() if name != door}
-    return others if override is None else {**others, door: override}

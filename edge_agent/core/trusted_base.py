@@ -32,6 +32,8 @@ class TrustedState:
     ring: KeyRing = field(compare=False, repr=False)
     """The root's keys, taken out once: that costs more than a signature."""
     heartbeat: Heartbeat | None = None
+    heard: datetime | None = None
+    """When the newest heartbeat was issued of which nothing lacked: freshness counts from here."""
     policy: Policy | None = None
     """The one in force."""
     policy_hash: str | None = None

@@ -75,6 +75,7 @@ __all__ = [
     "after_revocation",
     "after_root",
     "after_snapshot",
+    "answered",
     "lacks",
     "open_snapshot",
     "with_policy",
@@ -118,6 +119,18 @@ def _lacks_policy(state: TrustedState, named: Version) -> bool:
     if state.policy is None or "policy" in state.renewed:
         return named.hash != state.policy_hash
     return named.version > state.policy.counter
+
+
+def answered(state: TrustedState) -> TrustedState:
+    """The state that counts its newest heartbeat as heard, if all that it names is here.
+
+    Else whoever holds a revocation back could keep a door fresh with the heartbeats that name it.
+    One whose keys were renewed says nothing any more.
+    """
+    newest = state.heartbeat
+    if newest is None or newest.counter == 0 or newest.issued == state.heard or lacks(state):
+        return state
+    return replace(state, heard=newest.issued)
 
 
 def after_root(state: TrustedState, envelope: bytes) -> TrustedState:
