@@ -46,6 +46,10 @@ class Disk:
         connection.disk, connection.log = self, Path(f"{path}-wal")
         return connection
 
+    def spared(self, path: Path) -> sqlite3.Connection:
+        """A connection for who only looks: this disk does not fail it."""
+        return sqlite3.Connection(path, isolation_level=None)
+
     def crash_in(self, statements: int | None) -> None:
         """Die just before or after a statement that is yet to come; None: go on living."""
         self._crash_in = statements

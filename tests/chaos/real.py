@@ -21,7 +21,7 @@ from edge_agent.demo.building import Building
 from edge_agent.demo.processes import command, run
 from edge_agent.demo.show import settled
 from tests.chaos.schedule import Outcome
-from tests.chaos.sides import Violated
+from tests.chaos.witness import Violated
 
 DOORS = ["front", "office"]
 PEOPLE = ("alice", "bob", "mallory", "stranger")
