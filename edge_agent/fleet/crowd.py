@@ -119,7 +119,7 @@ class Crowd:
             reported = await self._once(member)
             attempt = 0 if reported else attempt + 1
             # as the link of a real agent: full jitter, 1 to 60 s
-            longest_s = min(self._spread_s, LONGEST_PAUSE_S, 2.0**attempt)
+            longest_s = min(self._spread_s, LONGEST_PAUSE_S, 2.0 ** min(attempt, 6))
             await asyncio.sleep(self._random.uniform(0, longest_s))
 
     async def _once(self, member: Member) -> bool:

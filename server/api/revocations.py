@@ -18,7 +18,9 @@ from server.api.models import NoQuery
 from server.api.permission import Principal, needs
 from server.api.problems import NO_SUCH_OBJECT, Problem, documented
 from server.clock import microseconds
+from server.core.residual_risk import Exposure
 from server.distribution.revocations import Revoked, Subject
+from server.distribution.risk import residual_risk
 from server.feed.cloudevents import timestamp
 from server.feed.hub import HubClosed
 from server.ingest.receipts import Applied
@@ -129,6 +131,30 @@ class AgentProgress(BaseModel):
     )
 
 
+class Risk(BaseModel):
+    """One door that still lets in one revoked card."""
+
+    agent: str
+    door: str
+    card: str
+    sequence: int = Field(description="the entry that denies it, which the door has not confirmed")
+    until: AwareDatetime | None = Field(
+        description="at the latest; null: no end is known, for the agent is online and silent "
+        "about it, or the card is admitted offline"
+    )
+
+
+class Risks(BaseModel):
+    """What the revocation log has not reached yet. Empty: every door has confirmed everything."""
+
+    items: list[Risk]
+    doors: int = Field(description="how many doors are at risk")
+    cards: int = Field(description="how many cards can still be used somewhere")
+    until: AwareDatetime | None = Field(
+        description="when the last of them ends; null: none is there, or one has no known end"
+    )
+
+
 class Progress(BaseModel):
     """How far one entry has come. Only signed receipts count."""
 
@@ -193,6 +219,17 @@ def router(state: ServerState) -> APIRouter:
         )
 
     @routes.get(
+        "/risk",
+        summary="See which doors still let in whom",
+        response_model=Risks,
+        responses=documented(*REFUSALS),
+        dependencies=[Depends(needs("read"))],
+    )
+    async def read_risk(_query: Annotated[NoQuery, Query()]) -> Response:
+        """Doors that have not confirmed a revocation of a card that their policy lets in."""
+        return json_response(_risks(await residual_risk(state)))
+
+    @routes.get(
         "/{sequence}/progress",
         summary="See how far a revocation has come",
         response_model=Progress,
@@ -211,6 +248,26 @@ def router(state: ServerState) -> APIRouter:
         return json_response(await _awaited(state, entries[0], query))
 
     return routes
+
+
+def _risks(found: list[Exposure]) -> dict[str, Any]:
+    ends = [each.until for each in found]
+    last = max((end for end in ends if end is not None), default=None)
+    return {
+        "items": [
+            {
+                "agent": each.agent,
+                "door": each.door,
+                "card": each.card,
+                "sequence": each.sequence,
+                "until": timestamp(microseconds(each.until)) if each.until else None,
+            }
+            for each in found
+        ],
+        "doors": len({each.door for each in found}),
+        "cards": len({each.card for each in found}),
+        "until": timestamp(microseconds(last)) if last and None not in ends else None,
+    }
 
 
 async def _awaited(

@@ -173,6 +173,35 @@ def _listed(agents: list[dict[str, Any]]) -> Table:
     return table
 
 
+@app.command("risk")
+def risk_command(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="As the API answers.")] = False,
+    site_dir: SiteDir = DEFAULT_SITE_DIR,
+    url: Url = None,
+) -> None:
+    """Show which doors still let in a revoked card, and until when at most.
+
+    Exit code 1 if there are any.
+    """
+    with remote(site_dir, url) as client:
+        found = client.get(f"{PATH}/risk")
+    if as_json:
+        typer.echo(json.dumps(found))
+    elif not found["items"]:
+        out.print("No risk remains: no door lets in a card that was revoked.")
+    else:
+        table = Table("door", "agent", "card", "revoked by entry", "until at most", box=None)
+        for each in found["items"]:
+            until = each["until"] or "no end known"
+            sequence = str(each["sequence"])
+            table.add_row(each["door"], each["agent"], each["card"], sequence, until)
+        out.print(table)
+        out.print(f"{found['doors']} doors, {found['cards']} cards.")
+    if found["items"]:
+        raise typer.Exit(1)
+
+
 @app.command("list")
 def list_command(
     *,
