@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from importlib.metadata import version as version_of
+from itertools import islice
+from time import perf_counter
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -28,7 +30,8 @@ from schemas.topics import POLICY, down
 from schemas.versions import MAX_LEAP, Version
 from server.clock import Clock
 from server.core.card_tree import PolicyTooLarge
-from server.distribution.compiling import WHOLE, Compiler, Task
+from server.distribution.compiling import Compiler
+from server.distribution.drafts import WHOLE, Order, Outcome, Task
 from server.ingest.verify import AlarmKind, Refusal
 from server.model.reading import agents_with_doors, forget_touched, touched_since
 from server.model.revisions import touch
@@ -45,9 +48,10 @@ LOOK_S = 3600.0
 RETRY_S = 30.0
 MARGIN = 1000
 """Beyond a version this server never made: the agent may have been told of more than it applied."""
-AT_ONCE = 3
-"""Agents whose policies are made at a time; the compiler's thread is the narrow place."""
-TELLERS = 4
+MAKERS = 2
+"""One may wait for the database while another has the compiler's thread."""
+AT_ONCE = 32
+"""Agents whose policies are made or told of together."""
 
 Publish = Callable[[str, bytes, bool], Awaitable[None]]
 """(topic, payload, retain); raises ConnectionError while there is no broker."""
@@ -147,9 +151,8 @@ class Policies:
     async def run(self) -> None:
         """Keep policies up with the model and tell agents of them, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(TELLERS):
-                group.create_task(self._tell_stage())
-            for _ in range(AT_ONCE):
+            group.create_task(self._tell_stage())
+            for _ in range(MAKERS):
                 group.create_task(self._make_stage())
             group.create_task(self._tidy_stage())
             group.create_task(self._check_stage())
@@ -214,46 +217,56 @@ class Policies:
 
     async def _make_stage(self) -> None:
         while True:
-            agent = next((each for each in self._due if each not in self._busy), None)
-            if agent is None:
+            agents = list(islice((a for a in self._due if a not in self._busy), AT_ONCE))
+            if not agents:
                 self._work.clear()
                 await self._work.wait()
                 continue
-            task = self._due.pop(agent)
-            self._busy.add(agent)
+            tasks = {agent: self._due.pop(agent) for agent in agents}
+            self._busy.update(agents)
             try:
-                await self._make(agent, task)
+                await self._make(tasks)
             finally:
-                self._busy.discard(agent)
+                self._busy.difference_update(agents)
             self._metrics.waiting.set(len(self._due))
-            self._work.set()  # the same agent may be due again
+            self._work.set()  # the same agents may be due again
             self._idle.set()
 
-    async def _make(self, agent: str, task: Task) -> None:
-        if agent in self.failures:
-            task = task.with_(WHOLE)  # what it failed at is not done yet
-        try:
-            with self._metrics.seconds.time():
-                made = await self._compiler.make(
-                    agent, task, applied=self._reported.get(agent), above=self._above(agent)
-                )
-        except Exception as error:  # whatever it is: the other agents get their policies
-            self.failures[agent] = str(error)[:500]
+    async def _make(self, tasks: Mapping[str, Task]) -> None:
+        orders = {
+            # what an agent failed at is not done yet
+            agent: Order(
+                task.with_(WHOLE) if agent in self.failures else task,
+                self._reported.get(agent),
+                self._above(agent),
+            )
+            for agent, task in tasks.items()
+        }
+        began_s = perf_counter()
+        made = await self._compiler.make_all(orders)
+        each_s = (perf_counter() - began_s) / len(orders)
+        for agent, outcome in made.items():
+            self._metrics.seconds.observe(each_s)
+            self._take(agent, outcome)
+        self._announced()
+
+    def _take(self, agent: str, outcome: Outcome) -> None:
+        if isinstance(outcome, Exception):
+            self.failures[agent] = str(outcome)[:500]
             self._metrics.failed.inc()
-            if isinstance(error, PolicyTooLarge):
-                log.error("policy_not_made", agent=agent, why=str(error))
+            if isinstance(outcome, PolicyTooLarge):
+                log.error("policy_not_made", agent=agent, why=str(outcome))
             else:
-                log.exception("policy_not_made", agent=agent, retry_s=RETRY_S)
+                log.error("policy_not_made", agent=agent, retry_s=RETRY_S, exc_info=outcome)
                 self._again.add(agent)
                 asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
             return
         self.failures.pop(agent, None)
-        if made is not None:
-            self._newest[agent] = made
+        if outcome is not None:
+            self._newest[agent] = outcome
             self._metrics.published.inc()
-            self._announced()
             self._untold.put_nowait(agent)
-            log.info("policy_published", agent=agent, version=made.version)
+            log.info("policy_published", agent=agent, version=outcome.version)
 
     def _is_stray(self, agent: str, applied: Version) -> bool:
         """Whether this server never made it."""
@@ -291,16 +304,31 @@ class Policies:
 
     async def _tell_stage(self) -> None:
         while True:
-            agent = await self._untold.get()
-            if agent not in self._live():
-                continue  # its heartbeat will say so when it is back
-            try:
-                envelope = await self.envelope(agent)
-                if envelope is not None:
-                    await self._publish(down(self._root().site, agent, POLICY), envelope, False)
+            agents = [await self._untold.get()]
+            while len(agents) < AT_ONCE and not self._untold.empty():
+                agents.append(self._untold.get_nowait())
+            live = self._live()
+            # who is away learns of it by the heartbeat when it is back
+            if there := [agent for agent in agents if agent in live]:
+                await self._tell(there)
+
+    async def _tell(self, agents: Collection[str]) -> None:
+        try:
+            async with self._engine.connect() as connection:
+                stored = await rows.newest_policies(connection, agents)
+        except DATABASE_ERRORS as error:
+            log.info("policies_not_told", agents=len(agents), why=str(error)[:500])
+            return
+        site = self._root().site
+        said = (self._publish(down(site, a, POLICY), p.envelope, False) for a, p in stored.items())
+        told = await asyncio.gather(*said, return_exceptions=True)
+        for agent, failure in zip(stored, told, strict=True):
+            if failure is None:
                 self._beat(agent)
-            except (ConnectionError, *DATABASE_ERRORS) as error:
-                log.info("policy_not_told", agent=agent, why=str(error)[:500])
+            elif isinstance(failure, ConnectionError):
+                log.info("policy_not_told", agent=agent, why=str(failure)[:500])
+            else:
+                raise failure
 
     async def _check_stage(self) -> None:
         """Owe a new version to each agent whose stored one is not signed by the present key."""
@@ -339,7 +367,7 @@ class _Metrics:
         )
         self.seconds = Histogram(
             "ostiary_policy_seconds",
-            "Duration of making one agent's policy, or finding that it says nothing new",
+            "Duration of making an agent's policy, or finding that it says nothing new",
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
             registry=registry,
         )
