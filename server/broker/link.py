@@ -23,7 +23,7 @@ from server.clock import Clock
 from server.config import broker_address
 from server.ingest.intake import Intake, Message
 from server.ingest.metrics import IngestMetrics
-from server.state import LinkStatus
+from server.link_status import LinkStatus
 
 MIN_RETRY_S = 1.0
 MAX_RETRY_S = 60.0

@@ -20,7 +20,7 @@ from server.clock import Clock, microseconds
 from server.core.clones import Clones, Sighting
 from server.core.presence import Change, Watch
 from server.ingest.verify import AlarmKind, Refusal
-from server.state import LinkStatus
+from server.link_status import LinkStatus
 from server.store.announcements import announce_all
 from server.store.receipt_tables import presence
 

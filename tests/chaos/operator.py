@@ -20,6 +20,7 @@ from schemas.revocation import RevocationReason, RevokedKind
 from server.distribution.lockdowns import NoSuchLockdown
 from server.distribution.revocations import Stopped
 from server.feed.hub import Hub
+from server.link_status import LinkStatus
 from server.model.bindings import bind
 from server.model.changing import changing
 from server.model.document import SiteDocument, apply
@@ -27,7 +28,7 @@ from server.model.kinds import CARDS, PERSONS
 from server.root_keys import default_place, read_root_keys
 from server.rotation import accept, propose
 from server.site import Site, open_site
-from server.state import LinkStatus, ServerState
+from server.state import ServerState
 from server.store.announcements import waiting
 from tests.chaos.server_side import Server
 from tests.chaos.sides import CANNOT_START

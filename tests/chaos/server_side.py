@@ -18,9 +18,10 @@ from server.broker.grants import server_id
 from server.config import ServerConfig
 from server.enrolment.reception import Reached
 from server.feed.hub import Hub
+from server.link_status import LinkStatus
 from server.pki import Authority
 from server.site import Site, open_site
-from server.state import LinkStatus, ServerState
+from server.state import ServerState
 from server.store.database import open_database
 from tests.chaos.sides import CANNOT_START, Side
 from tests.chaos.simulation import Clock

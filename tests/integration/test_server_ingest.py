@@ -21,8 +21,9 @@ from server.enrolment.reception import Reached
 from server.feed.hub import Hub
 from server.ingest.intake import Intake, Message
 from server.ingest.ledger import Ledger
+from server.link_status import LinkStatus
 from server.site import Site
-from server.state import LinkStatus, ServerState
+from server.state import ServerState
 from server.store.events import StoredEvent
 from tests.agent_pen import SITE, Pen
 from tests.broker import Mosquitto, mosquitto
