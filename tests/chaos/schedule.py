@@ -34,7 +34,7 @@ from tests.chaos.promises import (
     stored_chains,
 )
 from tests.chaos.server_side import IdleDesk, Server
-from tests.chaos.sides import LIVING, Side
+from tests.chaos.sides import LIVING, Side, tasks_of_sides
 from tests.chaos.simulation import Thread
 from tests.chaos.wire import FINE, Weather, Wire
 from tests.chaos.witness import Violated
@@ -95,6 +95,7 @@ class _Schedule:
 
     async def run(self) -> Outcome:
         loop = asyncio.get_running_loop()
+        loop.set_task_factory(tasks_of_sides)
         with capture_logs() as logs, ExitStack() as patches:
             for target, stand_in in self._stand_ins().items():
                 patches.enter_context(patch(target, stand_in))

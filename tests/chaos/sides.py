@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from random import Random
 from typing import Any
+from weakref import WeakSet
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -22,8 +23,18 @@ from tests.chaos.wire import Wire
 from tests.chaos.witness import Violated
 
 RESTART_S = 5.0
+MOST_REQUESTS = 20
 LIVING: ContextVar[Side] = ContextVar("LIVING")
 CANNOT_START = (sqlite3.Error, SQLAlchemyError, DatabaseUnavailable)
+
+
+def tasks_of_sides(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
+    """A task factory that notes whose each task is."""
+    task = asyncio.Task(work, loop=loop, **options)
+    side = LIVING.get(None)
+    if side is not None:
+        side._tasks.add(task)
+    return task
 
 
 class Side:
@@ -44,7 +55,7 @@ class Side:
         """What ended it that should not have."""
         self._wire = wire
         self._threads: list[Thread] = []
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._fallen = asyncio.Event()
         self._life = 1
 
@@ -84,7 +95,6 @@ class Side:
             life = asyncio.create_task(self._live())
             fallen = asyncio.create_task(self._fallen.wait())
             await asyncio.wait({life, fallen}, return_when=asyncio.FIRST_COMPLETED)
-            self._tasks += [life, fallen]
             await self._leave()
             await asyncio.sleep(RESTART_S * self.dice.random())
 
@@ -94,11 +104,24 @@ class Side:
         except CANNOT_START:
             self.tally[f"{type(self).__name__.lower()} could not start"] += 1
             return
-        self._tasks = [asyncio.create_task(each) for each in work]
-        for task in self._tasks:
+        tasks = [asyncio.create_task(each) for each in work]
+        for task in tasks:
             task.add_done_callback(self._ended)
         self.up = True
         await self._fallen.wait()
+
+    async def _end_tasks(self) -> None:
+        """A dead process goes on with nothing; some of it takes more than one request to end."""
+        for _ in range(MOST_REQUESTS):
+            tasks = [task for task in self._tasks if not task.done()]
+            if not tasks:
+                break
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=0.1)
+        else:
+            self.tally["tasks that would not end"] += 1
+        self._tasks.clear()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         if task.cancelled() or self.disk.dead:
@@ -115,12 +138,9 @@ class Side:
 
     async def _leave(self) -> None:
         self._fall()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end_tasks()
         await self.abandon()
         self._threads.clear()
-        self._tasks.clear()
         if self.disk.dead:
             self._life += 1
             folder = self.disk.image.rename(self.disk.folder.with_name(str(self._life)))

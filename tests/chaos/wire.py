@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 import aiomqtt
+from paho.mqtt.enums import MQTTErrorCode
 
 from schemas.topics import EVENTS, up
 
@@ -168,8 +169,8 @@ class Client:
         max_queued_incoming_messages: int = 0,
         **_: Any,
     ) -> None:
-        # What `be_wary` and `in_bulk` change; there are no packets here.
-        self._client = SimpleNamespace(_sock_recv=None, _packet_handle=None, _packet_write=None)
+        self._client = _Below(self)
+        self._pending_publishes: dict[int, asyncio.Event] = {}
         self.filters: list[str] = []
         self.gone = asyncio.Event()
         self.will = None if will is None else will.topic
@@ -204,11 +205,26 @@ class Client:
         self._wire.carry(self._identifier, topic, payload, retain)
         await self._answer()
 
-    async def _answer(self) -> None:
+    def send(self, message: int, topic: str, payload: bytes, retain: bool) -> bool:
+        """Carry a message and confirm it some time; False if there is no connection."""
+        if self.gone.is_set():
+            return False
+        self._wire.carry(self._identifier, topic, payload, retain)
+        asyncio.get_running_loop().call_later(self._answer_s(), self._confirm, message)
+        return True
+
+    def _confirm(self, message: int) -> None:
+        told = self._pending_publishes.pop(message, None)
+        if told is not None and not self.gone.is_set():
+            told.set()
+
+    def _answer_s(self) -> float:
         dice = self._wire.dice(self._identifier)
-        wait_s = dice.random() * (ANSWER_S if dice.random() < self._wire.weather.delay else 0.01)
+        return dice.random() * (ANSWER_S if dice.random() < self._wire.weather.delay else 0.01)
+
+    async def _answer(self) -> None:
         try:
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout(self._answer_s()):
                 await self.gone.wait()
         except TimeoutError:
             return
@@ -236,6 +252,22 @@ class Client:
     def take(self, message: aiomqtt.Message) -> None:
         with contextlib.suppress(asyncio.QueueFull):  # aiomqtt drops it too
             self._queue.put_nowait(message)
+
+
+class _Below:
+    """What `be_wary` and `in_bulk` change, though there are no packets here, and how to publish."""
+
+    _sock_recv = _packet_handle = _packet_write = None
+
+    def __init__(self, client: Client) -> None:
+        self._owner = client
+        self._messages = 0
+
+    def publish(self, topic: str, payload: bytes, _qos: int, retain: bool) -> SimpleNamespace:
+        self._messages += 1
+        sent = self._owner.send(self._messages, topic, payload, retain)
+        rc = MQTTErrorCode.MQTT_ERR_SUCCESS if sent else MQTTErrorCode.MQTT_ERR_NO_CONN
+        return SimpleNamespace(rc=rc, mid=self._messages)
 
 
 def _corrupted(payload: bytes, dice: Random) -> bytes:
