@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import secrets
 import signal
 import socket
@@ -93,6 +94,10 @@ async def serve(
             nonlocal told
             if not told:
                 told = True
+                # What a start has made stays: to go through it again with each collection would
+                # stop everything for a tenth of a second, in the midst of a revocation too.
+                gc.collect()
+                gc.freeze()
                 log.info("ready", site=site.name, url=serving.url, broker=serving.broker)
                 ready(serving)
 
@@ -247,8 +252,14 @@ def _as_reached(url: str, config: ServerConfig) -> str:
 
 
 def _http_config(state: ServerState) -> uvicorn.Config:
+    api = build_api(state)
+    # Each route is worked out when it is first looked for: half a second of the event loop, which
+    # the first revocation is not to wait for. This path is none, so all are looked at.
+    nowhere = {"type": "http", "method": "GET", "path": "/-", "root_path": "", "headers": []}
+    for route in api.routes:
+        route.matches(nowhere)
     return uvicorn.Config(
-        build_api(state),
+        api,
         log_config=None,
         access_log=False,
         server_header=False,

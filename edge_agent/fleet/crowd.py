@@ -151,7 +151,7 @@ class Crowd:
         )
         try:
             async with self._gate:
-                connection.open(self._host, self._port)
+                await connection.open(self._host, self._port)
                 await asyncio.wait([began], timeout=LONGEST_PAUSE_S)
             await self._report_until(lost, member, connection)
         except OSError:
