@@ -107,6 +107,7 @@ class Assembly:
             executor=signing,
             clock=clock,
             metrics=ingest_metrics,
+            others_wait=lambda: len(self.intake) > 0,
         )
         self.pipeline = Pipeline(
             site=site.name,
