@@ -125,8 +125,11 @@ def is_repeated(number: int, held: int, same: bool, what: str) -> bool:
 
 
 def no_leap(what: str, number: int, known: int) -> None:
-    """Raises FastForward if `number` is too far beyond what is known."""
-    if number > known + MAX_LEAP:
+    """Raises FastForward if `number` is too far beyond what is known.
+
+    Who knows of none (0) can't tell: the first may have any number, and so may that of new keys.
+    """
+    if known and number > known + MAX_LEAP:
         raise FastForward(f"{what} {number} is too far ahead of {known}")
 
 
@@ -168,8 +171,3 @@ def known_lockdown(state: TrustedState) -> int:
 def lockdown_counter(state: TrustedState) -> int:
     """The lockdown statement held; 0 for none."""
     return 0 if state.lockdowns is None else state.lockdowns.counter
-
-
-def is_newcomer(state: TrustedState) -> bool:
-    """Whether nothing is known of the log, however long it may be."""
-    return known_sequence(state) == 0

@@ -14,7 +14,8 @@ audience, time (`schemas.statement`), and only then the numbers:
    below what the newest heartbeat names.
 3. Under one number there is one content: another is an Equivocation, the same changes nothing.
 4. Nothing leaps by more than MAX_LEAP (FastForward): it would shut out every honest one after it.
-   Only the log of a site that an agent has just joined may be longer than that.
+   Only the first that an agent hears of, or that new keys sign, may have any number: the site is
+   older than the agent, and the numbers go on where a thief of the old keys took them.
 5. The policy, log entry and snapshot that the newest heartbeat names by number must have the hash
    it names, else they are MixAndMatch. What is newer than the heartbeat may come before it.
 6. A command is for this session, and each counter counts once.
@@ -36,7 +37,6 @@ from edge_agent.core.trusted_base import (
     Candidate,
     TrustedState,
     differ,
-    is_newcomer,
     is_repeated,
     known_lockdown,
     known_policy,
@@ -236,8 +236,7 @@ def _names_no_less(state: TrustedState, new: Heartbeat) -> None:
 def _names_nothing_too_far(state: TrustedState, new: Heartbeat) -> None:
     no_leap("root", new.root, state.root.version)
     no_leap("policy", number_of(new.policy), known_policy(state))
-    if not is_newcomer(state):
-        no_leap("revocation", new.revocation.sequence, known_sequence(state))
+    no_leap("revocation", new.revocation.sequence, known_sequence(state))
     no_leap("lockdown", new.lockdown, known_lockdown(state))
 
 

@@ -171,6 +171,8 @@ async def test_a_fast_forward_is_refused(tmp_path):
             await rig.say(LOCKDOWN, rig.voice.keys.sign(lockdowns))
         async with refusal(rig, "FastForward", HEARTBEAT):
             await rig.say(HEARTBEAT, rig.voice.heartbeat(lockdown=far))
+        first = rig.voice.command(Action.LOCK, rig.session, DOOR)
+        await rig.store.take_command(first, rig.session, rig.voice.now())
         async with refusal(rig, "FastForward", COMMAND):
             command = rig.voice.command(Action.LOCK, rig.session, DOOR, counter=far)
             await rig.say(COMMAND, command)
