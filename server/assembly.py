@@ -294,7 +294,8 @@ class Assembly:
 
     def heard(self, agent: str, report: Report) -> None:
         """A verified report."""
-        self.presence.heard(agent, report)
+        if not self.presence.heard(agent, report):
+            return  # played again: what it says was so once
         self.policies.reported(agent, report.policy)
         self.revocations.reported(agent, report.revocation)
         self.lockdowns.reported(agent, report.lockdown)

@@ -93,18 +93,18 @@ class Presence:
         """When this run heard the agent last."""
         return self._heard_at.get(agent)
 
-    def heard(self, agent: str, report: Report) -> None:
-        """Take a verified report of `agent`."""
+    def heard(self, agent: str, report: Report) -> bool:
+        """Take a verified report of `agent`; False if it was kept and played again."""
         now = self._clock.now()
         if report.clock.status == "synced" and abs(now - report.issued) > SKEW:
             detail = f"report of {report.issued.isoformat()} came at {now.isoformat()}"
             self._alarm(Refusal(AlarmKind.STALE_REPORT, agent, detail))
-            return
+            return False
         match self._clones.seen(agent, report.session, report.counter):
             case Sighting.REPLAY:
                 detail = f"report {report.counter} of session {report.session} came again"
                 self._alarm(Refusal(AlarmKind.REPLAYED, agent, detail))
-                return
+                return False
             case Sighting.CLONE:
                 detail = f"session {report.session} goes on beside another: two devices, one name"
                 self._alarm(Refusal(AlarmKind.IDENTITY_CLONED, agent, detail))
@@ -118,6 +118,7 @@ class Presence:
             self._note(agent, True, "it reports")
         elif change is Change.WENT:
             self._note(agent, False, "it was stopped")
+        return True
 
     def broken(self, agent: str) -> None:
         """The broker's word that the agent's connection broke: a hint."""
