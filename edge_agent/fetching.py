@@ -60,6 +60,8 @@ class _Snapshot:
     envelope: bytes
     manifest: RevocationSnapshot
     bodies: dict[str, bytes] = field(default_factory=dict)
+    stalled: bool = False
+    """Its chunks did not come: somebody played an old one, or the server has a newer one now."""
 
     @property
     def missing(self) -> list[str]:
@@ -171,6 +173,8 @@ class Fetching:
                 continue
             failures += 1
             self._begun_s = None  # the pause is our own
+            if self._snapshot is not None:
+                self._snapshot.stalled = True  # ask for one anew; the chunks that came are kept
             longest_s = min(LONGEST_PAUSE_S, 2.0**failures)
             await asyncio.sleep(longest_s * self._random.uniform(0.5, 1.0))
 
@@ -184,9 +188,9 @@ class Fetching:
             lacking = replace(lacking, policy=False)
         elif lacking.policy:
             missing = []  # of a policy that is past already
-        if self._snapshot is not None:
+        if (snapshot := self._snapshot) is not None and not snapshot.stalled:
             lacking = replace(lacking, revocation_after=None)
-            missing = self._snapshot.missing + missing
+            missing = snapshot.missing + missing
         return _Wants(state.heartbeat, lacking, tuple(missing[:MOST_CHUNKS]))
 
     def _take_unprompted(self) -> Lacks:

@@ -299,6 +299,24 @@ async def test_a_retrieval_that_trickles_is_noticed(tmp_path, monkeypatch):
         await rig.event("policy.applied", policy_version=2)
 
 
+async def test_an_old_snapshot_whose_chunks_nobody_has_keeps_no_revocation_away(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(fetching, "ANSWER_S", 0.2)
+    async with at_work(tmp_path) as rig:
+        voice = rig.voice
+        voice.revoke(ADA)
+        known = set(voice.chunks)
+        old = voice.snapshot()
+        for digest in set(voice.chunks) - known:
+            del voice.chunks[digest]
+        voice.revoke("00000000000000cc")
+        await rig.say(SNAPSHOT, old)
+        await rig.until_heard(lambda: rig.pulls[-1].chunks)
+        await rig.say(HEARTBEAT, voice.heartbeat())
+        await rig.event("revocation.applied", sequence=3)
+
+
 async def test_equivocation_is_refused_and_named(tmp_path):
     async with at_work(tmp_path) as rig:
         keys, voice = rig.voice.keys, rig.voice
