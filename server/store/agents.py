@@ -86,6 +86,11 @@ async def retire_agent(connection: AsyncConnection, agent: str, now_us: int) -> 
     return found
 
 
+async def is_agent(connection: AsyncConnection, agent: str) -> bool:
+    """Whether it is one now."""
+    return bool(await connection.scalar(select(agents.c.id).where(agents.c.id == agent)))
+
+
 async def list_agents(db: AsyncEngine) -> list[Agent]:
     """All agents of now, by id."""
     async with db.connect() as connection:
