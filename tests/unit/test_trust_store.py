@@ -15,6 +15,7 @@ from schemas.errors import (
     Equivocation,
     PartialBundle,
     Rollback,
+    UnknownKey,
     WrongAudience,
 )
 from schemas.policy import DoorMode
@@ -219,6 +220,30 @@ async def test_new_keys_answer_no_heartbeat_that_asked_for_more(open_store, cent
         await store.take_root(centre.next_root("online"))
         await store.take_root(centre.next_root("revoke"))
         assert store.heartbeat_age_s(NOW) is None
+
+
+async def test_a_policy_by_a_key_that_was_replaced_keeps_no_door_fresh(open_store, centre, clock):
+    """Who stole the old key and owns the broker passes heartbeats on, and the new policy never."""
+    async with open_store() as store:
+        await put_in_force(store, centre.policy(9, [card(1)]))  # the thief's
+        await store.take_heartbeat(
+            centre.heartbeat(policy=centre.policy_version(9, [card(1)])), NOW
+        )
+        thief = centre.keys.signers["policy"]
+        await store.take_root(centre.next_root("policy"))
+        for minutes in (1, 2):
+            clock.monotonic_s += 60
+            at = NOW + timedelta(minutes=minutes)
+            await store.take_heartbeat(
+                centre.heartbeat(at, policy=centre.policy_version(10, CARDS)), at
+            )
+            assert store.heartbeat_age_s(at) == 60 * minutes
+        honest, centre.keys.signers["policy"] = centre.keys.signers["policy"], thief
+        with pytest.raises(UnknownKey):
+            await store.offer_policy(centre.policy(11)[0], at)
+        centre.keys.signers["policy"] = honest
+        await put_in_force(store, centre.policy(10, CARDS))
+        assert store.heartbeat_age_s(at) == 0
 
 
 async def test_the_state_directory_of_another_site_is_not_taken_over(tmp_path, centre, clock):
