@@ -61,8 +61,8 @@ def revoke(
 ) -> None:
     """Deny cards, persons or key versions at every door, at once and above all rules.
 
-    It can't be taken back; who is to be let in again is let in by the management model. Repeating
-    it is safe.
+    An entry stays for ever; `ostiary reinstate` answers those of a card or a person that is to be
+    let in again. Repeating it is safe.
 
     With --wait the exit code is 0 if every door has confirmed by a signed receipt, 3 if only doors
     that are offline have not, 4 if one that is online has not confirmed in time.
@@ -226,6 +226,9 @@ def list_command(
             place = page["next"]
     if as_json:
         typer.echo(json.dumps(entries))
+        return
+    if not entries:
+        err.print("There are no such entries.")
         return
     table = Table("entry", "kind", "subject", "reason", "time", box=None)
     for each in entries:
