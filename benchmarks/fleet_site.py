@@ -98,7 +98,7 @@ class FleetSite:
                 return time.monotonic() - began_s
             if time.monotonic() - began_s > PATIENCE_S:
                 raise SystemExit(f"{what}: {len(behind)} of {len(doors)} doors are behind")
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(max(0.5, self.doors / 2000))
 
 
 @contextlib.asynccontextmanager

@@ -358,7 +358,7 @@ class Assembly:
         )
 
     def _session(self, agent: str) -> Session | None:
-        report = self.presence.reports.get(agent)
+        report = self.presence.report(agent)
         name = self.presence.session(agent)
         return None if report is None or name is None else Session(name, report.command)
 

@@ -23,6 +23,7 @@ from server.ingest.verify import AlarmKind, Refusal
 from server.store.announcements import announce_all
 
 LOOK_S = 1.0
+_AT_ONCE = 500
 MOST_DOORS = 64
 """Named in one event; an agent has a few."""
 
@@ -71,8 +72,10 @@ class Convergence:
     async def look(self) -> None:
         """Raise what is to be raised now."""
         agents, applied = self._agents(), self.applied()
-        for agent in agents:
+        for number, agent in enumerate(agents, 1):
             self._compare(agent, applied.get(agent))
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)  # others may wait for the event loop
         began, ended = self._overdue.look(
             self._revocation().sequence,
             {agent: done.revocation for agent, done in applied.items()},

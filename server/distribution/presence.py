@@ -66,10 +66,10 @@ class Presence:
                 if row.online:
                     self._watch.expect(row.agent, now_s)
 
-    @property
-    def reports(self) -> dict[str, Report]:
-        """The newest report of each agent that this run has heard."""
-        return {a: s.report for a, s in self._watch.seen.items() if s.report is not None}
+    def report(self, agent: str) -> Report | None:
+        """The newest report of the agent that this run has heard."""
+        seen = self._watch.seen.get(agent)
+        return None if seen is None else seen.report
 
     def live(self) -> Collection[str]:
         """The agents that are there."""
