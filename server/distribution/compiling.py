@@ -92,7 +92,9 @@ class Compiler:
     async def make(
         self, agent: str, task: Task, *, applied: Version | None, above: int
     ) -> Version | None:
-        """The agent's new policy, durable and announced; None if it says nothing new.
+        """The agent's newest policy, durable and announced, made anew if that says anything new.
+
+        None if it never had a door.
 
         Raises PolicyTooLarge, or what the database raises.
         """
@@ -243,7 +245,7 @@ class Compiler:
             if isinstance(result, Made):
                 made.append(result)
             else:
-                done[draft.agent] = result
+                done[draft.agent] = result or draft.before_version
         if made:
             await lay_down(self._engine, made, self._old_tree)
         for each in made:

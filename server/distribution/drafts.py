@@ -64,6 +64,12 @@ class Draft:
     before_tree: Tree | None
     """None also if what is stored is not signed by the present key."""
 
+    @property
+    def before_version(self) -> Version | None:
+        """The policy that the agent has now."""
+        before = self.before
+        return None if before is None else Version(version=before.version, hash=before.hash)
+
 
 @dataclass(frozen=True)
 class Made:
@@ -75,7 +81,7 @@ class Made:
 
 
 Outcome = Version | None | Exception
-"""The new version; None: there is nothing new to say; or why it could not be made."""
+"""The newest version, new or not; None: it never had a door; or why it could not be made."""
 
 
 async def lay_down(

@@ -91,6 +91,8 @@ class Policies:
         self._busy: set[str] = set()
         self._again: set[str] = set()
         """Agents for whom something went wrong that may pass."""
+        self._undone: dict[str, Task] = {}
+        """agent -> what its newest policy was to be made for when that failed."""
         self.failures: dict[str, str] = {}
         """agent -> why its newest policy is not what the model says."""
         self._seen = 0
@@ -234,9 +236,8 @@ class Policies:
 
     async def _make(self, tasks: Mapping[str, Task]) -> None:
         orders = {
-            # what an agent failed at is not done yet
             agent: Order(
-                task.with_(WHOLE) if agent in self.failures else task,
+                task.with_(self._undone.get(agent, task)),
                 self._reported.get(agent),
                 self._above(agent),
             )
@@ -247,11 +248,12 @@ class Policies:
         each_s = (perf_counter() - began_s) / len(orders)
         for agent, outcome in made.items():
             self._metrics.seconds.observe(each_s)
-            self._take(agent, outcome)
+            self._take(agent, outcome, orders[agent].task)
         self._announced()
 
-    def _take(self, agent: str, outcome: Outcome) -> None:
+    def _take(self, agent: str, outcome: Outcome, task: Task) -> None:
         if isinstance(outcome, Exception):
+            self._undone[agent] = task.with_(WHOLE)
             self.failures[agent] = str(outcome)[:500]
             self._metrics.failed.inc()
             if isinstance(outcome, PolicyTooLarge):
@@ -262,7 +264,9 @@ class Policies:
                 asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
             return
         self.failures.pop(agent, None)
-        if outcome is not None:
+        self._undone.pop(agent, None)
+        # one that is not new may be so here: a commit that failed had happened
+        if outcome is not None and outcome != self._newest.get(agent):
             self._newest[agent] = outcome
             self._metrics.published.inc()
             self._untold.put_nowait(agent)
