@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import aiomqtt
 import httpx
@@ -285,6 +285,16 @@ async def test_a_failed_commit_acknowledges_nothing_and_shows_nothing(
     assert [event.line for event in await stored(site)] == pen.lines
 
 
+def take_position(site: Site, position: int) -> None:
+    """On another thread: the server, in this one, may be in the middle of a transaction."""
+    with closing(sqlite3.connect(site.database)) as db, db:
+        db.execute(
+            "insert into events (position, source, chain, sequence, line, type, subject,"
+            " time_us, recorded_us) values (?, 'x', 'x', 1, x'00', 't', 's', 0, 0)",
+            [position],
+        )
+
+
 async def test_a_writer_from_outside_makes_the_commit_fail_and_the_server_read_again(
     tmp_path, monkeypatch
 ):
@@ -295,12 +305,7 @@ async def test_a_writer_from_outside_makes_the_commit_fail_and_the_server_read_a
     async with running(site) as serving, agent(serving, pen, site) as front:
         await front.send(pen.message(1))
         await front.acknowledged(1)
-        with sqlite3.connect(site.database) as db:  # takes the position that comes next
-            db.execute(
-                "insert into events (position, source, chain, sequence, line, type, subject,"
-                " time_us, recorded_us) values (2, 'x', 'x', 1, x'00', 't', 's', 0, 0)"
-            )
-        db.close()
+        await asyncio.to_thread(take_position, site, 2)
         async with asyncio.timeout(LIMIT_S):
             while len(await stored(site)) < 3:
                 await front.send(pen.message(2))  # as agents do until they are acknowledged
