@@ -26,6 +26,7 @@ from server.clock import SystemClock, microseconds
 from server.config import BUILTIN, ServerConfig, broker_address, is_loopback, own_broker_host
 from server.enrolment.reception import Reached
 from server.feed.hub import Hub
+from server.ingest.pipeline import DATABASE_ERRORS
 from server.link_status import LinkStatus
 from server.pki import Authority
 from server.run_file import new_local_token, run_file
@@ -188,7 +189,16 @@ async def _until_done(parts: Assembly, stop: asyncio.Event) -> None:
                 await stop.wait()
         newest = parts.site.newest_root_version()
         if newest > parts.site.root.version:
-            await _announce_root(parts.state, newest)
+            try:
+                await _announce_root(parts.state, newest)
+            except DATABASE_ERRORS as error:  # its parts could not be made without it either
+                log.error(
+                    "root_not_taken_up",
+                    version=newest,
+                    why=str(error)[:500],
+                    next_step="check the database; the old keys sign until it answers",
+                )
+                continue
             try:
                 await parts.publish_root()
             except ConnectionError as error:
