@@ -34,15 +34,16 @@ class Ends:
         receive, send = self.paho._sock_recv, self.paho._sock_send
         self.paho._sock_recv = lambda size: (self._note_read(), receive(size))[1]
         self.paho._sock_send = lambda data: (self.sent.append(len(data)), send(data))[1]
-        in_bulk(self.client)
+        self.received: list[bytes] = []
+        in_bulk(self.client, lambda _topic, payload, _kept: self.received.append(payload))
         be_wary(self.client, 1024 * 1024)
 
     def _note_read(self) -> None:
         self.reads += 1
 
     def got(self) -> list[bytes]:
-        queue = self.client._queue
-        return [queue.get_nowait().payload for _ in range(queue.qsize())]
+        got, self.received = self.received, []
+        return got
 
     def close(self) -> None:
         self.paho._sock.close()
@@ -62,6 +63,20 @@ async def test_packets_that_came_together_are_read_together(ends):
     ends.paho.loop_read()
     assert [payload[0] for payload in ends.got()] == list(range(1, 21))
     assert ends.reads == 1
+
+
+async def test_each_message_is_confirmed_and_only_then(ends):
+    ends.broker.sendall(publish(7) + publish(8)[:-1])
+    ends.paho.loop_read()
+    ends.paho.loop_write()
+    assert ends.broker.recv(100) == b"\x40\x02\x00\x07"
+
+
+async def test_a_message_cut_short_ends_the_connection(ends):
+    ends.broker.sendall(b"\x32\x03\x00\x05a")
+    assert ends.paho.loop_read() != 0
+    assert ends.paho.socket() is None
+    ends.paho._sock = socket.socket()
 
 
 async def test_a_packet_that_comes_in_pieces_is_whole(ends):
