@@ -147,6 +147,7 @@ class Inbox:
             self._doors.heartbeat_heard()
             self._fetching.look()
         await self._apply_policy()  # one that a failing disk or a kill left staged
+        await self._receipts.give()  # what a full store or a failing disk did not take
 
     async def _policy(self, envelope: bytes) -> None:
         await self._fetching.policy_came(envelope, self._now())
