@@ -255,13 +255,15 @@ class Client:
 
 
 class _Below:
-    """What `be_wary` and `in_bulk` change, though there are no packets here, and how to publish."""
-
-    _sock_recv = _packet_handle = _packet_write = None
+    """Publishes; what `be_wary` and `in_bulk` change there are no packets here for."""
 
     def __init__(self, client: Client) -> None:
         self._owner = client
         self._messages = 0
+
+    def __getattr__(self, name: str) -> None:
+        if not name.startswith("_"):
+            raise AttributeError(name)
 
     def publish(self, topic: str, payload: bytes, _qos: int, retain: bool) -> SimpleNamespace:
         self._messages += 1
