@@ -53,6 +53,7 @@ class Convergence:
         self._alarm, self._announced = alarm, announced
         self._overdue = Overdue()
         self._contradicted: dict[str, str] = {}
+        self._compared: dict[str, tuple[Applied | None, Version | None, LogHead]] = {}
 
     def desired(self, agent: str) -> Desired:
         """What the agent's heartbeat names."""
@@ -106,6 +107,16 @@ class Convergence:
         )
 
     def _compare(self, agent: str, applied: Applied | None) -> None:
+        said = (applied, self._policy(agent), self._revocation())
+        before = self._compared.get(agent)
+        if (
+            before is not None
+            and before[0] is applied
+            and before[1] is said[1]
+            and before[2] is said[2]
+        ):
+            return  # nothing new to compare
+        self._compared[agent] = said
         wrong = None if applied is None else contradicts(self.desired(agent), applied)
         if wrong is None:
             self._contradicted.pop(agent, None)
