@@ -166,10 +166,24 @@ async def test_what_is_no_tap_is_told_in_words_and_whatever_it_holds(site, brows
     events = {name: await site.add(name, data=data) for name, (data, _) in TOLD.items()}
     strange = [await site.add(n, data={key: {"a": [7]} for key in d}) for n, (d, _) in TOLD.items()]
     async with serving(site) as url, viewing(browser, url) as page:
+        await page.select_option("#kind-filter", "all")
         for name, (_, words) in TOLD.items():
             row = page.locator(f'[data-id="{events[name]}"]')
             await expect(row.locator(".detail")).to_have_text(words)
         assert await rows(page).count() == len(events) + len(strange)
+
+
+async def test_receipts_of_many_doors_push_nothing_that_people_do_off_the_page(site, browser):
+    tap = await site.add("access.denied", data={"reason": "no_rule"})
+    async with serving(site) as url, viewing(browser, url) as page:
+        receipts = [await site.add("revocation.applied", data={"sequence": 1}) for _ in range(1100)]
+        alarm = await site.add("alarm.raised", data={"kind": "fork"})
+        await first_row_is(page, alarm)
+        assert await ids(page) == [alarm, tap]
+        await page.select_option("#kind-filter", "routine")
+        await first_row_is(page, receipts[-1])
+        await page.select_option("#kind-filter", "all")
+        await first_row_is(page, alarm)
 
 
 async def test_the_page_says_it_is_cut_off_and_then_shows_what_it_missed(site, browser):
