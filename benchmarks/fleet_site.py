@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from benchmarks.site import reading, register
+from benchmarks.site import reading, register, spent_s
 from edge_agent.demo.building import healthy
 from edge_agent.demo.mosquitto import open_mosquitto
 from edge_agent.demo.processes import Child, command, free_port, listens, run, until
@@ -75,12 +74,7 @@ class FleetSite:
 
     def cpu_s(self) -> dict[str, float]:
         """The processor time that each process has spent so far."""
-        spent = {}
-        for child in self.children:
-            assert child.process is not None
-            fields = Path(f"/proc/{child.process.pid}/stat").read_text().rpartition(")")[2].split()
-            spent[child.name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        return spent
+        return {child.name: spent_s(child) for child in self.children}
 
     async def call(self, method: str, path: str, body: object = None) -> Any:
         """The server's API."""

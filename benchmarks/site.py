@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -64,6 +65,13 @@ async def register(database: Path, suite: Suite, keys: Mapping[str, PublicKey]) 
         for number, (agent, key) in enumerate(keys.items()):
             await insert_agent(connection, agent, suite, key.point, now_us + number)
     await engine.dispose()
+
+
+def spent_s(child: Child) -> float:
+    """The processor time that a running process has spent so far."""
+    assert child.process is not None
+    fields = Path(f"/proc/{child.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager

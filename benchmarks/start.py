@@ -21,7 +21,7 @@ from sqlalchemy import Table, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from benchmarks.result import Row
-from benchmarks.site import mosquitto, reading
+from benchmarks.site import mosquitto, reading, spent_s
 from edge_agent.demo.building import healthy
 from edge_agent.demo.processes import Child, command, free_port, run
 from schemas.card_chunks import slots
@@ -55,7 +55,7 @@ async def measure(name: SuiteName = "intl") -> list[Row]:
             compiled_s = time.monotonic() - began_s
             began_s = time.monotonic()
             async with _server(folder, port) as (child, client):
-                started_s = time.monotonic() - began_s
+                started_s, cpu_s = time.monotonic() - began_s, spent_s(child)
                 before_s = time.monotonic()
                 answer = await client.get("/api/v1/doors/status")
                 status_s = time.monotonic() - before_s
@@ -66,6 +66,7 @@ async def measure(name: SuiteName = "intl") -> list[Row]:
     return [
         Row(f"first policies, {of}", round(compiled_s, 1), "s", "reported", True),
         Row(f"server start, {of}", round(started_s, 1), "s", "<= 10 s", started_s <= 10),
+        Row(f"processor time of the start, {of}", round(cpu_s, 1), "s", "reported", True),
         Row(f"status of all doors, {of}", round(status_s, 2), "s", "reported", True),
         Row(f"memory, {of}", round(memory_mib), "MiB", "<= 1,024 MiB", memory_mib <= 1024),
     ]
