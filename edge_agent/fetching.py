@@ -105,7 +105,7 @@ class Fetching:
 
     def ask_for_revocations(self) -> None:
         """Entries are missing before one that came; the heartbeat need not name them yet."""
-        after = self._store.state.revocation.sequence
+        after = self._store.believed.revocation.sequence
         self._unprompted = replace(self._unprompted, revocation_after=after)
         self._woken.set()
 
@@ -121,7 +121,7 @@ class Fetching:
 
     def snapshot_came(self, envelope: bytes, now: datetime) -> None:
         """Verify the manifest and wait for its chunks. Raises SchemaError."""
-        manifest = open_snapshot(self._store.state, envelope, self._recorder.agent, now)
+        manifest = open_snapshot(self._store.believed, envelope, self._recorder.agent, now)
         held = {} if self._snapshot is None else self._snapshot.bodies
         bodies = {digest: held[digest] for digest in manifest.chunks if digest in held}
         self._snapshot = _Snapshot(envelope, manifest, bodies)
@@ -179,7 +179,7 @@ class Fetching:
             await asyncio.sleep(longest_s * self._random.uniform(0.5, 1.0))
 
     def _wants(self, heartbeat: Heartbeat | None = None) -> _Wants:
-        state = self._store.state
+        state = self._store.believed
         if heartbeat is not None:
             state = replace(state, heartbeat=heartbeat)
         lacking, missing = lacks(state), list(self._store.missing)
