@@ -216,10 +216,8 @@ class WitnessedStore(TrustStore):
             self.witness.broken.append("what the agent goes by is not what it has on disk")
         self.witness.believes(self.state, denied, self._clock.monotonic())
 
-    def _keep(
-        self, database: Database, state: TrustedState, more: Callable[[], None] | None = None
-    ) -> None:
+    def _keep(self, *arguments: Any, **named: Any) -> None:
         before = self.state
-        super()._keep(database, state, more)
-        if state is not before:
+        super()._keep(*arguments, **named)  # what is not durable is nothing to look at yet
+        if self.state is not before:
             self.look(before)
