@@ -46,6 +46,8 @@ PATIENCE_S = 2.0
 LOOK_S = 3600.0
 """How often to see whether a new day has come; a clock may have been set meanwhile."""
 RETRY_S = 30.0
+STRAY_S = 60.0
+"""At most so often does an agent get a new version because of what it reports."""
 MARGIN = 1000
 """Beyond a version this server never made: the agent may have been told of more than it applied."""
 MAKERS = 2
@@ -87,6 +89,8 @@ class Policies:
         )
         self._newest: dict[str, Version] = {}
         self._reported: dict[str, Version] = {}
+        self._heeded: dict[str, tuple[Version, float]] = {}
+        """agent -> the last stray version that was answered by a new one, and when."""
         self._due: dict[str, Task] = {}
         self._busy: set[str] = set()
         self._again: set[str] = set()
@@ -132,14 +136,20 @@ class Policies:
         """Take the policy that `agent` reports to have applied.
 
         One that this server never made is of a database that was restored from a backup since: the
-        next version is above it.
+        next version is above it. At most once in STRAY_S for each agent: whoever has its key must
+        not make us sign one policy after another. It reports again before that is over.
         """
         if applied is None:
             self._reported.pop(agent, None)
             return
-        before, self._reported[agent] = self._reported.get(agent), applied
-        if applied == before or not self._is_stray(agent, applied):
+        self._reported[agent] = applied
+        if not self._is_stray(agent, applied):
             return
+        last, at_s = self._heeded.get(agent, (None, 0.0))
+        now_s = self._clock.monotonic()
+        if last is not None and (applied == last or now_s - at_s < STRAY_S):
+            return
+        self._heeded[agent] = (applied, now_s)
         own = self._newest.get(agent)
         known = own.version if own is not None else 0
         ahead = f"agent {agent} has applied policy {applied.version}, the newest is {known}"
