@@ -287,6 +287,7 @@ class Assembly:
             await self._publish(everyone(self.site.name, ROOT), envelope, False)
 
     def _went(self, agent: str) -> None:
+        self.ledger.forget_receipts(agent)
         self.presence.forget(agent)
         self.heartbeats.forget(agent)
 
