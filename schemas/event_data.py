@@ -120,7 +120,7 @@ class CertificateApplied(AgentData):
 
 
 class FreshnessChanged(AgentData):
-    """The newest answered heartbeat is this old; `doors` are past their limit (or within it again)."""
+    """The newest answered heartbeat is this old: `doors` are past their limit, or within again."""
 
     heartbeat_age_s: float | None = Field(
         description="of the newest heartbeat that named nothing the agent lacked; null: none did"
