@@ -152,7 +152,10 @@ def _conclude(progress: dict[str, Any]) -> Outcome:
     silent = [a for a in agents if not a["confirmed"] and a["state"] != "online"]
     err.print(f"{progress['confirmed']} of {len(agents)} agents have confirmed.")
     if late:
-        err.print("Online, but not confirmed: these doors may still let it in.", style="bold red")
+        err.print(
+            "Online, but not confirmed: these doors may still let it in, until then at most.",
+            style="bold red",
+        )
         err.print(_listed(late))
     if silent:
         err.print(
@@ -168,7 +171,7 @@ def _conclude(progress: dict[str, Any]) -> Outcome:
 def _listed(agents: list[dict[str, Any]]) -> Table:
     table = Table("door", "agent", "state", "until", box=None)
     for agent in agents:
-        until = agent["admits_until"] or ("no end known" if agent["state"] == "online" else "-")
+        until = agent["admits_until"] or "-"
         table.add_row(", ".join(agent["doors"]), agent["agent"], agent["state"], until)
     return table
 
@@ -193,7 +196,7 @@ def risk_command(
     else:
         table = Table("door", "agent", "card", "revoked by entry", "until at most", box=None)
         for each in found["items"]:
-            until = each["until"] or "no end known"
+            until = each["until"] or "no end"
             sequence = str(each["sequence"])
             table.add_row(each["door"], each["agent"], each["card"], sequence, until)
         out.print(table)

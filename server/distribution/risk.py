@@ -63,8 +63,7 @@ async def _posture(
     return AgentPosture(
         agent=agent,
         applied=applied,
-        live=state.presence.state(agent) == "online",
-        heartbeat=state.heartbeats.issued(agent),
+        heartbeats=state.heartbeats.issued(agent),
         doors=doors,
     )
 

@@ -183,7 +183,8 @@ async def test_the_risk_that_remains_names_doors_cards_and_the_end(site, api):
     assert (await risk(api))["items"] == []
 
 
-async def test_an_agent_that_is_there_and_does_not_confirm_is_a_risk_without_end(site, api):
+async def test_an_agent_that_is_there_and_does_not_confirm_is_a_risk_with_an_end_too(site, api):
+    site.site.state.clock = site.orders.clock
     document = {
         "schedules": {"always": {"windows": []}},
         "groups": {"staff": {}},
@@ -194,10 +195,21 @@ async def test_an_agent_that_is_there_and_does_not_confirm_is_a_risk_without_end
     assert (await api.post("/api/v1/site-document", json=document)).status_code == 200
     async with site.orders.engine.begin() as connection:
         await bind(connection, CARD, "back", 1, "0" * 16 + "-1", MOMENT)
+    site.orders.facts["back-agent"] = Facts(1, None, LogHead(), 0)
+    site.orders.heartbeats.beat("back-agent")
+    await site.orders.broker.until(1)
     await revoke(api, order("mei", "person"))
+    site.orders.clock.pass_time(60)
+    named = site.orders.revocations.head
+    site.orders.facts["back-agent"] = Facts(1, None, named, 0)
+    site.orders.heartbeats.beat("back-agent")  # it names what the door lacks: no fresher by that
+    await site.orders.broker.until(3)  # the entry, and two heartbeats
     found = await risk(api)
-    assert [(each["door"], each["until"]) for each in found["items"]] == [("back", None)]
-    assert found["until"] is None
+    end = "2026-11-24T08:30:30.123456Z"
+    assert [(each["door"], each["until"]) for each in found["items"]] == [("back", end)]
+    assert found["until"] == end
+    back = next(a for a in (await progress(api))["agents"] if a["agent"] == "back-agent")
+    assert (back["state"], back["admits_until"]) == ("online", end)
 
 
 async def test_waiting_for_progress_ends_with_the_next_receipt(site, api):
