@@ -132,10 +132,10 @@ class Inbox:
             _hold_to_its_channel(channel, payload, retained=retained)
             await self._take[channel](payload)
         except OnlyInMemory as failure:
+            self._behind.set()
             await self._doors.trust_changed()
             log.error("not_kept", purpose=channel, why=str(failure), consequence=_NOT_KEPT)
             self._refusals.report(channel, failure)
-            self._behind.set()
         except (SchemaError, AcknowledgementMismatch, sqlite3.Error, OSError) as refusal:
             self._refusals.report(channel, refusal)
         else:
