@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,6 +16,7 @@ from edge_agent.app import _keep, _watch_clock
 from edge_agent.card.application import UnlockQuestion
 from edge_agent.card.binding import bind
 from edge_agent.card.session import perform
+from edge_agent.commanding import Commanding
 from edge_agent.config import Broker, Door
 from edge_agent.core.decision import DoorView
 from edge_agent.core.lockout import Lockout
@@ -44,14 +46,30 @@ PATIENCE_S = 20.0
 """So long someone holds a card to a reader that does nothing."""
 
 
-class WitnessedDoors(Ensemble):
-    """The doors, with someone who knows each command that was ever carried out."""
+class WitnessedCommands(Commanding):
+    """What carries commands out, with someone who knows each that it ever did."""
 
     side: Agent
 
-    async def execute(self, command: Command) -> None:
-        self.side.executes(command)
-        await super().execute(command)
+    async def _act(self, command: Command) -> datetime:
+        self.side.begins(command)
+        try:
+            acted = await super()._act(command)
+        except Exception:
+            self.side.witness.refuses(command)
+            raise
+        if not self.side.disk.dead:
+            self.side.witness.executed(command, acted)
+        return acted
+
+
+class WitnessedDoors(Ensemble):
+    """The doors of a side."""
+
+    def __init__(self, doors: Sequence[DoorTask], house: House, side: Agent) -> None:
+        super().__init__(doors, house, side._fall)
+        self._commanding = WitnessedCommands({each.name: each for each in doors}, house, side._fall)
+        self._commanding.side = side
 
 
 class Agent(Side):
@@ -111,13 +129,11 @@ class Agent(Side):
             return "none"
         return self._doors.reports()[self.name].freshness
 
-    def executes(self, command: Command) -> None:
+    def begins(self, command: Command) -> None:
         """The agent begins to carry out a command."""
-        if self.disk.dead or self._recorder is None or self._link is None:
-            return
-        now, _ = self._recorder.judge_time()
-        session = self._link._inbox.session
-        self.witness.executes(command, session, now, self.clock.monotonic())
+        if not self.disk.dead and self._link is not None:
+            session = self._link._inbox.session
+            self.witness.begins(command, session, self.clock.monotonic())
 
     async def bind_cards(self) -> None:
         """Write the door's keys on every card."""
@@ -150,8 +166,7 @@ class Agent(Side):
         house = self._house(recorder, store)
         begin = asyncio.Event()
         door = DoorTask(_DOOR.model_copy(update={"door": self.name}), house, begin)
-        ensemble = self._doors = WitnessedDoors([door], house, self._fall)
-        ensemble.side = self
+        ensemble = self._doors = WitnessedDoors([door], house, self)
         link = self._link = Link(
             Broker(tls=False),
             store,

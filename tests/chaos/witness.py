@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlite_utils import Database
@@ -19,6 +19,8 @@ from schemas.command import Action, Command
 
 AT_ONCE_S = 0.3
 """What an agent applied counts for every card after this: a decision is under way so long."""
+UNDER_WAY = timedelta(seconds=AT_ONCE_S)
+"""A strike waits so long for what its door is about."""
 PERMIT_S = 5.0
 """The strike follows its cause within this, however slow the disk."""
 
@@ -54,6 +56,7 @@ class Witness:
         """Lockdown -> since when it is in force here."""
         self._permits: list[tuple[str, float]] = []
         self._unlocked_until: datetime | None = None
+        self._begun_s = 0.0
 
     def restarted(self) -> None:
         """Nothing that was about to move the strike may move it any more."""
@@ -150,27 +153,35 @@ class Witness:
             self.broken.append(f"{data.card} came in at {now_s:.3f} though all is locked down")
         self.permit("granted", now_s)
 
-    def executes(self, command: Command, session: str, now: datetime, now_s: float) -> None:
-        """A command is carried out: in time, of this session, and never again."""
+    def begins(self, command: Command, session: str, now_s: float) -> None:
+        """A command is carried out: of this session, and never again."""
         if command.id in self.commands:
             self.broken.append(f"command {command.id} is executed twice")
         if command.session != session:
             self.broken.append(
                 f"command {command.id} is of session {command.session}, not {session}"
             )
-        if command.expires is None or now >= command.expires:
-            self.broken.append(
-                f"{command.action} is executed at {now}, it ended at {command.expires}"
-            )
         self.commands[command.id] = command
-        self.tally[f"executes {command.action}"] += 1
         match command.action:
             case Action.PULSE:
+                self._begun_s = now_s
                 self.permit("command", now_s)
             case Action.UNLOCK:
                 self._unlocked_until = command.until
             case Action.LOCK | Action.BLOCK | Action.NORMAL:
                 self._unlocked_until = None
+
+    def refuses(self, command: Command) -> None:
+        """It is not carried out after all."""
+        if command.action is Action.PULSE and ("command", self._begun_s) in self._permits:
+            self._permits.remove(("command", self._begun_s))
+
+    def executed(self, command: Command, acted: datetime) -> None:
+        """It was, at this time, by what the agent takes for the time."""
+        self.tally[f"executes {command.action}"] += 1
+        kept = command.action in (Action.LOCK, Action.BLOCK, Action.NORMAL)
+        if not kept and command.expires and acted >= command.expires + UNDER_WAY:
+            self.broken.append(f"{command.action} is done at {acted}, it ended {command.expires}")
 
 
 class WitnessedOutbox(Outbox):
