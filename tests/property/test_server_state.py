@@ -161,7 +161,7 @@ class ServerState(RuleBasedStateMachine):
         newest = max(self.lockdowns, default=0)
         assert orders.lockdowns.counter >= newest
         if orders.lockdowns.counter == newest and newest:
-            assert orders.lockdowns.active == self.lockdowns[newest]
+            assert set(orders.lockdowns.active) == set(self.lockdowns[newest])
         assert self.locked <= {each.id for each in orders.lockdowns.active}
         assert orders.revocations.head.sequence >= max(self.log, default=0)
         async with engine.connect() as connection:
