@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks import decision, fleet, ingest, policy, tap
+from benchmarks import decision, fleet, ingest, policy, start, tap
 from benchmarks.result import Row, show, write
 from edge_agent.demo.processes import ProcessFailed
 from schemas.suites import SuiteName
@@ -29,6 +29,7 @@ async def _backlog(name: SuiteName) -> list[Row]:
 MEASURES: dict[str, Callable[[], Coroutine[Any, Any, list[Row]]]] = {
     "decision": decision.measure,
     "policy": policy.measure,
+    "start": start.measure,
     "tap-gm": lambda: tap.measure("gm"),
     "tap-intl": lambda: tap.measure("intl"),
     "live-gm": lambda: _live("gm"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -14,15 +13,12 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from benchmarks.site import reading
+from benchmarks.site import reading, register, spent_s
 from edge_agent.demo.building import healthy
 from edge_agent.demo.mosquitto import open_mosquitto
 from edge_agent.demo.processes import Child, command, free_port, listens, run, until
 from schemas.events import event_type
 from schemas.suites import SuiteName, suite
-from server.clock import SystemClock, microseconds
-from server.store.agents import insert_agent
-from server.store.database import open_database
 
 PEOPLE = 100
 PATIENCE_S = 600.0
@@ -78,12 +74,7 @@ class FleetSite:
 
     def cpu_s(self) -> dict[str, float]:
         """The processor time that each process has spent so far."""
-        spent = {}
-        for child in self.children:
-            assert child.process is not None
-            fields = Path(f"/proc/{child.process.pid}/stat").read_text().rpartition(")")[2].split()
-            spent[child.name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        return spent
+        return {child.name: spent_s(child) for child in self.children}
 
     async def call(self, method: str, path: str, body: object = None) -> Any:
         """The server's API."""
@@ -101,7 +92,7 @@ class FleetSite:
                 return time.monotonic() - began_s
             if time.monotonic() - began_s > PATIENCE_S:
                 raise SystemExit(f"{what}: {len(behind)} of {len(doors)} doors are behind")
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(max(0.5, self.doors / 2000))
 
 
 @contextlib.asynccontextmanager
@@ -111,7 +102,9 @@ async def fleet_site(folder: Path, name: SuiteName, doors: int) -> AsyncIterator
     await run(command("ostiary", "init", "--site", "bench", "--suite", name, "--dir", site))
     await run(command("ostiary-fleet", "make", keys, "--doors", str(doors), "--suite", name))
     entries = [json.loads(line) for line in keys.read_text().splitlines()]
-    await _register(site / "ostiary.db", entries, name)
+    points = {entry["agent"]: bytes.fromhex(entry["point"]) for entry in entries}
+    keys_of = {agent: suite(name).public_key(point) for agent, point in points.items()}
+    await register(site / "ostiary.db", suite(name), keys_of)
     port, broker_port = free_port(), free_port()
     broker = Child("mosquitto", open_mosquitto(folder, broker_port), folder / "mosquitto.log")
     serving = Child(
@@ -152,17 +145,6 @@ async def fleet_site(folder: Path, name: SuiteName, doors: int) -> AsyncIterator
     finally:
         for child in (fleet, serving, broker):
             await child.stop()
-
-
-async def _register(database: Path, entries: list[dict[str, str]], name: SuiteName) -> None:
-    """Let the server know the agents, as their enrolment would have."""
-    engine = await open_database(database)
-    now_us = microseconds(SystemClock().now())
-    async with engine.begin() as connection:
-        for number, entry in enumerate(entries):
-            point = bytes.fromhex(entry["point"])
-            await insert_agent(connection, entry["agent"], suite(name), point, now_us + number)
-    await engine.dispose()
 
 
 def card(number: int) -> str:

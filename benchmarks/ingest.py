@@ -23,7 +23,7 @@ from benchmarks.site import committed, mosquitto, reading, server
 from edge_agent.demo.processes import run
 from schemas.chain import EVENTS_TYPE
 from schemas.envelope import TrustedKey, open_envelope
-from schemas.suites import SuiteName, suite
+from schemas.suites import SuiteName, keyid
 from schemas.topics import EVENTS, every_up
 
 AGENTS = 8
@@ -40,14 +40,9 @@ async def _publish(folder: Path, port: int) -> None:
 
 async def _floor(load: Load, folder: Path, port: int) -> float:
     """Events a second of the plain loop."""
-    name: SuiteName = "gm" if load.identities[0]["suite"] == "gm" else "intl"
     ring = {
-        identity["keyid"]: TrustedKey(
-            suite(name).public_key(bytes.fromhex(identity["public_key"])),
-            identity["agent"],
-            frozenset({EVENTS_TYPE}),
-        )
-        for identity in load.identities
+        keyid(key): TrustedKey(key, agent, frozenset({EVENTS_TYPE}))
+        for agent, key in load.keys.items()
     }
     database = sqlite3.connect(folder / "floor.db")
     database.execute("pragma journal_mode=wal")

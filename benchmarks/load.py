@@ -18,7 +18,7 @@ from pathlib import Path
 from schemas.chain import EVENTS_TYPE, Head, compose_line, join_lines
 from schemas.envelope import Signer, seal_envelope
 from schemas.events import agent_source, event_type
-from schemas.suites import SuiteName, suite
+from schemas.suites import PublicKey, Suite, SuiteName, suite
 from schemas.topics import EVENTS, up
 
 SITE = "bench"
@@ -28,8 +28,9 @@ SITE = "bench"
 class Load:
     """Messages of several agents, ready to publish."""
 
-    identities: list[dict[str, str]]
-    """What `ostiary agents add` takes, one an agent."""
+    suite: Suite
+    keys: dict[str, PublicKey]
+    """By agent."""
     messages: dict[str, list[bytes]]
     """Agent -> its envelopes in order."""
     events: int
@@ -38,18 +39,11 @@ class Load:
 def prepare(name: SuiteName, agents: int, messages: int, lines: int) -> Load:
     """`messages` envelopes of `lines` event lines for each of `agents` agents."""
     algorithms = suite(name)
-    identities, sealed = [], {}
+    keys, sealed = {}, {}
     for number in range(agents):
         agent = f"agent-{number}"
         signer = Signer.of(algorithms.generate(secrets.token_bytes))
-        identities.append(
-            {
-                "agent": agent,
-                "suite": name,
-                "public_key": signer.key.public.point.hex(),
-                "keyid": signer.keyid,
-            }
-        )
+        keys[agent] = signer.key.public
         head = Head(secrets.token_hex(8))
         envelopes = []
         for _ in range(messages):
@@ -67,7 +61,7 @@ def prepare(name: SuiteName, agents: int, messages: int, lines: int) -> Load:
                 batch.append(line)
             envelopes.append(seal_envelope(EVENTS_TYPE, join_lines(batch), [signer]))
         sealed[agent] = envelopes
-    return Load(identities, sealed, agents * messages * lines)
+    return Load(algorithms, keys, sealed, agents * messages * lines)
 
 
 def _data(door: str) -> dict[str, object]:

@@ -22,7 +22,8 @@ from schemas.envelope import Signer
 from schemas.root import ROLE_PURPOSES, Role, Root
 from schemas.suites import INTL
 from server.clock import SystemClock
-from server.distribution.compiling import WHOLE, Compiler, Task
+from server.distribution.compiling import Compiler
+from server.distribution.drafts import WHOLE, Task
 from server.store import model_tables as tables
 from server.store.database import open_database
 from server.store.policies import chunk_digests, newest_policy, read_chunks

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.load import SITE, Load
 from edge_agent.demo.building import healthy
 from edge_agent.demo.mosquitto import open_mosquitto
 from edge_agent.demo.processes import Child, command, free_port, listens, run, until
+from schemas.suites import PublicKey, Suite
+from server.clock import SystemClock, microseconds
+from server.store.agents import insert_agent
+from server.store.database import open_database
 
 
 @contextlib.asynccontextmanager
@@ -39,20 +43,35 @@ async def _running(child: Child, ready: Callable[[], Awaitable[bool]]) -> AsyncI
 async def server(folder: Path, load: Load, broker_port: int) -> AsyncIterator[Path]:
     """A new site with the load's agents, served; yields the path of its store."""
     site = folder / "site"
-    name = load.identities[0]["suite"]
+    name = load.suite.name
     await run(command("ostiary", "init", "--site", SITE, "--suite", name, "--dir", site))
-    for identity in load.identities:
-        path = folder / f"{identity['agent']}.json"
-        path.write_text(json.dumps(identity))
-        await run(command("ostiary", "agents", "add", path, "--yes", "--site-dir", site))
+    await register(site / "ostiary.db", load.suite, load.keys)
     port = free_port()
     broker = f"mqtt://127.0.0.1:{broker_port}"
     serving = command(
         "ostiary", "serve", "--site-dir", site, "--port", str(port), "--broker", broker
     )
-    child = Child("server", serving, folder / "server.log")
+    ports = {"OSTIARY_ENROL_PORT": str(free_port())}
+    child = Child("server", serving, folder / "server.log", ports)
     async with _running(child, lambda: healthy(f"http://127.0.0.1:{port}/")):
         yield site / "ostiary.db"
+
+
+async def register(database: Path, suite: Suite, keys: Mapping[str, PublicKey]) -> None:
+    """Let the server know the agents, as their enrolment would have."""
+    engine = await open_database(database)
+    now_us = microseconds(SystemClock().now())
+    async with engine.begin() as connection:
+        for number, (agent, key) in enumerate(keys.items()):
+            await insert_agent(connection, agent, suite, key.point, now_us + number)
+    await engine.dispose()
+
+
+def spent_s(child: Child) -> float:
+    """The processor time that a running process has spent so far."""
+    assert child.process is not None
+    fields = Path(f"/proc/{child.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager

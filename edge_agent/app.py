@@ -236,6 +236,7 @@ async def _serve(parts: Parts, outbox: Outbox, store: TrustStore, notifier: Noti
             for name, function in {
                 "link": link.run,
                 "refusals": link.refusals.run,
+                "saving": link.keep_saving,
                 "freshness": ensemble.watch.run,
                 "renewals": lambda: renewals.run(link.say),
                 "clock": lambda: _watch_clock(recorder, ensemble.watch.look_now),

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from edge_agent.app import CannotStart, Parts, load_root, run_agent
 from edge_agent.bind_desk import bind_cards, read_transport_keys
@@ -37,6 +36,7 @@ from edge_agent.watchdog import Notifier
 app = typer.Typer(
     help="Decides at the door who may enter, drives the strike, and signs what happened.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -89,13 +89,19 @@ def status(
     if as_json:
         print(json.dumps(found))
         return
-    table = Table.grid(padding=(0, 2))
-    table.add_column()
-    table.add_column(overflow="fold")
     for key, value in found.items():
         name, unit = (key.removesuffix("_s"), " s") if key.endswith("_s") else (key, "")
-        table.add_row(name.replace("_", " "), "none" if value is None else f"{value}{unit}")
-    Console(highlight=False).print(table)
+        print(f"{name.replace('_', ' '):<18} {_text(value)}{unit if value is not None else ''}")
+
+
+def _text(value: Any) -> str:
+    match value:
+        case dict():
+            return ", ".join(f"{key}: {each}" for key, each in value.items())
+        case list():
+            return ", ".join(map(str, value)) or "none"
+        case _:
+            return "none" if value is None else str(value)
 
 
 def _status(config: Config) -> dict[str, Any]:
@@ -127,9 +133,9 @@ def _status(config: Config) -> dict[str, Any]:
 
 def _trusted(state: TrustedState) -> dict[str, Any]:
     """What the doors go by. The age is by this machine's clock, and so is what it means."""
-    heartbeat, policy = state.heartbeat, state.policy
+    heard, policy = state.heard, state.policy
     now = datetime.now(UTC)
-    age_s = None if heartbeat is None else max(0.0, (now - heartbeat.issued).total_seconds())
+    age_s = None if heard is None else max(0.0, (now - heard).total_seconds())
     doors = {} if policy is None else policy.doors
     active = () if state.lockdowns is None else state.lockdowns.active
     return {

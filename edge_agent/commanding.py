@@ -21,6 +21,10 @@ EXIT_TO_RESTART = 75
 """How the process ends for `reboot`: not in failure, but to be started again (EX_TEMPFAIL)."""
 
 
+_KEPT = (Action.LOCK, Action.BLOCK, Action.NORMAL)
+"""What these set or end is durable with their counter, and in force."""
+
+
 class NotDone(Exception):
     """Why a command was not carried out; its name is the reason in the result."""
 
@@ -34,7 +38,7 @@ class Unsupported(NotDone):
 
 
 class TooLate(NotDone):
-    """What was to last until some time would be over already."""
+    """The command ended while the disk counted it, or what it is to begin would be over already."""
 
 
 class NotFresh(NotDone):
@@ -70,6 +74,9 @@ class Commanding:
     async def _act(self, command: Command) -> datetime:
         """Do it; when it was done, as far as the clock knows. Raises NotDone or DoorShut."""
         acted = self._now()
+        in_time = command.expires is None or acted < command.expires
+        if not in_time and command.action not in _KEPT:  # it was when it came, but disks take long
+            raise TooLate(f"it ended at {command.expires}, while the disk still counted it")
 
         async def moved() -> None:
             nonlocal acted

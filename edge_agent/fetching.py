@@ -60,6 +60,8 @@ class _Snapshot:
     envelope: bytes
     manifest: RevocationSnapshot
     bodies: dict[str, bytes] = field(default_factory=dict)
+    stalled: bool = False
+    """Its chunks did not come: somebody played an old one, or the server has a newer one now."""
 
     @property
     def missing(self) -> list[str]:
@@ -103,7 +105,7 @@ class Fetching:
 
     def ask_for_revocations(self) -> None:
         """Entries are missing before one that came; the heartbeat need not name them yet."""
-        after = self._store.state.revocation.sequence
+        after = self._store.believed.revocation.sequence
         self._unprompted = replace(self._unprompted, revocation_after=after)
         self._woken.set()
 
@@ -119,7 +121,7 @@ class Fetching:
 
     def snapshot_came(self, envelope: bytes, now: datetime) -> None:
         """Verify the manifest and wait for its chunks. Raises SchemaError."""
-        manifest = open_snapshot(self._store.state, envelope, self._recorder.agent, now)
+        manifest = open_snapshot(self._store.believed, envelope, self._recorder.agent, now)
         held = {} if self._snapshot is None else self._snapshot.bodies
         bodies = {digest: held[digest] for digest in manifest.chunks if digest in held}
         self._snapshot = _Snapshot(envelope, manifest, bodies)
@@ -171,11 +173,13 @@ class Fetching:
                 continue
             failures += 1
             self._begun_s = None  # the pause is our own
+            if self._snapshot is not None:
+                self._snapshot.stalled = True  # ask for one anew; the chunks that came are kept
             longest_s = min(LONGEST_PAUSE_S, 2.0**failures)
             await asyncio.sleep(longest_s * self._random.uniform(0.5, 1.0))
 
     def _wants(self, heartbeat: Heartbeat | None = None) -> _Wants:
-        state = self._store.state
+        state = self._store.believed
         if heartbeat is not None:
             state = replace(state, heartbeat=heartbeat)
         lacking, missing = lacks(state), list(self._store.missing)
@@ -184,9 +188,9 @@ class Fetching:
             lacking = replace(lacking, policy=False)
         elif lacking.policy:
             missing = []  # of a policy that is past already
-        if self._snapshot is not None:
+        if (snapshot := self._snapshot) is not None and not snapshot.stalled:
             lacking = replace(lacking, revocation_after=None)
-            missing = self._snapshot.missing + missing
+            missing = snapshot.missing + missing
         return _Wants(state.heartbeat, lacking, tuple(missing[:MOST_CHUNKS]))
 
     def _take_unprompted(self) -> Lacks:

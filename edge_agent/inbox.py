@@ -6,6 +6,7 @@ refusal is reported by its name, and changes nothing.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -22,6 +23,7 @@ from edge_agent.recorder import Recorder
 from edge_agent.refusals import Refusals
 from edge_agent.reporting import Reporting
 from edge_agent.trust_store import TrustStore
+from edge_agent.unsaved import OnlyInMemory
 from schemas.card_chunks import MAX_CHUNK_BYTES
 from schemas.command import Command
 from schemas.enrolment import Certificate
@@ -68,6 +70,8 @@ CHANNELS = (
 TO_EVERYONE = (REVOCATION, LOCKDOWN, ROOT)
 RETAINED = (HEARTBEAT, LOCKDOWN)
 """Channels of states: what a broker kept there may still be the newest."""
+SAVE_AGAIN_S = 5.0
+_NOT_KEPT = "it is in force from memory until the disk takes it; a restart would forget it"
 ELSEWHERE = "elsewhere"
 """The purpose of what came on a topic that nobody subscribed to."""
 
@@ -99,6 +103,8 @@ class Inbox:
         self._refusals = refusals
         self._answered = 0
         """Counter of the last command whose refusal was told to the server."""
+        self._behind = asyncio.Event()
+        """The disk did not take what is in force."""
         self.session = ""
         """Of the connection that messages come by."""
         self.accepted = 0
@@ -120,15 +126,33 @@ class Inbox:
         """Take what came on `channel`.
 
         A refusal is reported, and so is a disk that can't keep what was verified: it is asked for
-        again.
+        again. What shuts people out is acted on all the same, and written when that can be.
         """
         try:
             _hold_to_its_channel(channel, payload, retained=retained)
             await self._take[channel](payload)
+        except OnlyInMemory as failure:
+            self._behind.set()
+            await self._doors.trust_changed()
+            log.error("not_kept", purpose=channel, why=str(failure), consequence=_NOT_KEPT)
+            self._refusals.report(channel, failure)
         except (SchemaError, AcknowledgementMismatch, sqlite3.Error, OSError) as refusal:
             self._refusals.report(channel, refusal)
         else:
             self.accepted += 1
+
+    async def keep_saving(self) -> None:
+        """Write what is in force from memory alone until the disk takes it, for ever."""
+        while True:
+            await self._behind.wait()
+            self._behind.clear()
+            while self._store.is_behind:
+                await asyncio.sleep(SAVE_AGAIN_S)
+                try:
+                    await self._store.save()
+                except (sqlite3.Error, OSError) as error:
+                    log.error("not_kept", why=str(error), again_in_s=SAVE_AGAIN_S)
+            await self._changed()
 
     async def _acknowledgement(self, envelope: bytes) -> None:
         await self._handover.acknowledged(envelope, self._store.state)
@@ -147,6 +171,7 @@ class Inbox:
             self._doors.heartbeat_heard()
             self._fetching.look()
         await self._apply_policy()  # one that a failing disk or a kill left staged
+        await self._receipts.give()  # what a full store or a failing disk did not take
 
     async def _policy(self, envelope: bytes) -> None:
         await self._fetching.policy_came(envelope, self._now())

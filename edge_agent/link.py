@@ -100,6 +100,10 @@ class Link:
         """A report is due: a door's mode, contact or freshness changed."""
         self._reporting.changed()
 
+    async def keep_saving(self) -> None:
+        """Write what the disk did not take, for ever; without a connection too."""
+        await self._inbox.keep_saving()
+
     async def run(self) -> None:
         """Keep the connection, and hand over what the outbox holds, for ever."""
         loop = asyncio.get_running_loop()

@@ -11,9 +11,11 @@ from edge_agent import trust_tables as tables
 from edge_agent.core.applied import Applied
 from edge_agent.core.decision import Denial
 from edge_agent.staging import Staging
+from edge_agent.unsaved import Unsaved
 from schemas.card_chunks import find_card, slots
 from schemas.errors import PartialBundle
 from schemas.policy import PolicyCard
+from schemas.revocation import RevokedKind
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Found:
     denial: Denial | None
 
 
-def look_up(database: Database, in_force: InForce, card_id: str | None) -> Found:
+def look_up(database: Database, in_force: InForce, unsaved: Unsaved, card_id: str | None) -> Found:
     """What policy and revocation log say of a card (16 hex digits).
 
     Raises PartialBundle if the disk has lost a chunk of the policy, or sqlite3.Error.
@@ -49,7 +51,7 @@ def look_up(database: Database, in_force: InForce, card_id: str | None) -> Found
     if card_id is None:
         return Found(in_force.applied, None, None)
     card = _card(database, in_force, card_id)
-    return Found(in_force.applied, card, _denial(database, card_id, card))
+    return Found(in_force.applied, card, _denial(database, unsaved, card_id, card))
 
 
 def _card(database: Database, in_force: InForce, card_id: str) -> PolicyCard | None:
@@ -62,14 +64,24 @@ def _card(database: Database, in_force: InForce, card_id: str) -> PolicyCard | N
     return find_card(body, card_id)
 
 
-def _denial(database: Database, card_id: str, card: PolicyCard | None) -> Denial | None:
+def _denial(
+    database: Database, unsaved: Unsaved, card_id: str, card: PolicyCard | None
+) -> Denial | None:
     """The card's denial or its holder's, unless the policy answers it: that may be newer."""
-    denial = tables.denial_of(database, "card", card_id)
+    denial = _latest(database, unsaved, "card", card_id)
     if denial is not None and denial.sequence > (0 if card is None else card.card_cleared):
         return denial
     if card is None:
         return None
-    denial = tables.denial_of(database, "person", card.person)
+    denial = _latest(database, unsaved, "person", card.person)
     if denial is not None and denial.sequence > card.person_cleared:
         return denial
     return None
+
+
+def _latest(database: Database, unsaved: Unsaved, kind: RevokedKind, subject: str) -> Denial | None:
+    kept = tables.denial_of(database, kind, subject)
+    held = unsaved.denied.get((kind, subject))
+    if held is None or (kept is not None and kept.sequence >= held.sequence):
+        return kept
+    return Denial(held.sequence, held.reason)

@@ -1,7 +1,8 @@
 """Tells the server, for the record, what is in force at the doors.
 
 A receipt is an event: it follows what is durable and was acted on, and a kill may come in between.
-So what was receipted is noted, and what was not is receipted at the next start: at least once.
+So what was receipted is noted, and what was not is receipted with the next heartbeat, or at the
+next start: at least once.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class Tap:
             "policy_version": found.applied.version if found.applied else None,
             "policy_age_s": None if at.heartbeat_age_s is None else round(at.heartbeat_age_s, 3),
             "freshness": freshness(at.heartbeat_age_s, view.settings.grace_s),
-            "revocation_seq": self._house.store.state.revocation.sequence,
+            "revocation_seq": self._house.store.believed.revocation.sequence,
             "latency_ms": Latency(decision=decision_ms),
             "response_ms": proof.response_ms,
         }

@@ -2,12 +2,15 @@
 
 Each message is verified and kept in one transaction on one thread, and only then is it what the
 doors go by. So a kill at any moment leaves the state before or the one after, and nothing that was
-accepted is forgotten. The rules are in `core.trusted_state`.
+accepted is forgotten. What shuts people out is in force at once, even if the disk fails: see
+`unsaved`. The rules are in `core.trusted_state`.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -17,46 +20,38 @@ from edge_agent import trust_tables as tables
 from edge_agent.clock import Clock
 from edge_agent.core import trusted_state as rules
 from edge_agent.core.applied import Applied
-from edge_agent.core.door_mode import OVERRIDES, Override, exempt_groups
+from edge_agent.core.door_mode import OVERRIDES, Override, with_override
 from edge_agent.core.freshness import Heard
 from edge_agent.core.trusted_state import TrustedState
 from edge_agent.database import DatabaseThread, connect
 from edge_agent.log import log
-from edge_agent.lookup import Found, InForce, look_up
+from edge_agent.lookup import InForce
 from edge_agent.staging import Staging
+from edge_agent.trust_view import TrustView
+from edge_agent.unsaved import OnlyInMemory, Unsaved
 from schemas.card_chunks import MAX_CHUNK_BYTES
 from schemas.command import Action, Command
 from schemas.errors import MalformedChunk, PartialBundle
-from schemas.lockdown import Lockdown
 from schemas.policy import DoorMode
 from schemas.revocation import Denied
 from schemas.root import Root
 from schemas.versions import Version
 
 
-class TrustStore:
-    """Open it with `open`. What is read is in memory, but for a card and its denials.
-
-    Those are looked up on the event loop itself: that takes some 50 us, a fraction of what another
-    thread costs at the worst moment.
+class TrustStore(TrustView):
+    """Open it with `open`.
 
     The `take_*`, `offer_policy`, `add_chunk` and `apply_staged` calls raise refusals by their name
-    (`schemas.errors`), or sqlite3.Error; either way nothing has changed.
+    (`schemas.errors`), or sqlite3.Error; either way nothing has changed. But what shuts people out
+    does not wait for a disk: then they raise OnlyInMemory, and it is in force.
     """
 
     def __init__(self, reader: Database, writer: DatabaseThread, agent: str, clock: Clock) -> None:
-        self._reader = reader
+        super().__init__(reader, clock)
         self._writer = writer
         self._agent = agent
-        self._clock = clock
-        # The writer's thread assigns these, each after its commit.
-        self._state: TrustedState
-        self._in_force = InForce()
         self._staging: Staging | None = None
         self._missing: tuple[str, ...] = ()
-        self._overrides: Mapping[str, Override] = {}
-        self._denied_versions: frozenset[str] = frozenset()
-        self._heard: Heard | None = None
         self.notes: Mapping[str, str] = {}
         """What the agent remembers of its own doings: receipts that it gave, its session."""
 
@@ -84,27 +79,6 @@ class TrustStore:
         await self._writer.close()
 
     @property
-    def state(self) -> TrustedState:
-        """What is believed, and durable."""
-        return self._state
-
-    @property
-    def applied(self) -> Applied | None:
-        """The policy in force; None before the first."""
-        return self._in_force.applied
-
-    @property
-    def lockdowns(self) -> tuple[Lockdown, ...]:
-        """The lockdowns in force, of doors elsewhere too."""
-        lockdowns = self._state.lockdowns
-        return () if lockdowns is None else lockdowns.active
-
-    @property
-    def overrides(self) -> Mapping[str, Override]:
-        """Door -> the mode it was commanded into, ended or not. A restart ends `unlocked`."""
-        return self._overrides
-
-    @property
     def staged(self) -> Version | None:
         """The policy whose chunks are being gathered."""
         staging = self._staging
@@ -114,39 +88,6 @@ class TrustStore:
     def missing(self) -> tuple[str, ...]:
         """Digests of chunks that the staged policy lacks, as far as they are known."""
         return self._missing
-
-    def heartbeat_age_s(self, now: datetime) -> float | None:
-        """How old the newest heartbeat is; None if there never was one. `now` is trusted time."""
-        heard = self._heard
-        return None if heard is None else heard.age_s(now, self._clock.monotonic())
-
-    def key_floor(self, domain: str) -> int:
-        """The lowest key version that counts in a domain."""
-        return self._state.key_floors.get(domain, 1)
-
-    def denied_versions(self, domain: str) -> frozenset[int]:
-        """Key versions of a domain that the revocation log denies."""
-        parts = (subject.split("/") for subject in self._denied_versions)
-        return frozenset(int(version) for name, version in parts if name == domain)
-
-    def locked_down(self) -> tuple[str, ...]:
-        """The doors of the policy in force that are locked down."""
-        applied = self.applied
-        if applied is None:
-            return ()
-        site, lockdowns = self._state.root.site, self.lockdowns
-        return tuple(
-            door
-            for door, view in applied.doors.items()
-            if exempt_groups(site, door, view.settings.areas, lockdowns) is not None
-        )
-
-    def find(self, card_id: str | None) -> Found:
-        """What policy and revocation log say of `card_id` (16 hex digits).
-
-        Raises PartialBundle if the disk has lost a part of the policy, or sqlite3.Error.
-        """
-        return look_up(self._reader, self._in_force, card_id)
 
     async def take_root(self, envelope: bytes) -> None:
         """Pin the next root document."""
@@ -211,6 +152,10 @@ class TrustStore:
         await self._writer.run(self._drop_staged)
         await self._writer.run(self._collect)
 
+    async def save(self) -> None:
+        """Write what is in force and not on disk yet. Raises sqlite3.Error."""
+        await self._writer.run(self._save)
+
     async def note(self, notes: Mapping[str, str]) -> None:
         """Add to `notes`. Raises sqlite3.Error."""
         await self._writer.run(self._note, notes)
@@ -224,13 +169,15 @@ class TrustStore:
             with database.atomic():
                 tables.save(database, None, state)
         state.hold_to(pinned)
-        self._state = state
+        self._state = self._saved = state
         self.notes = tables.load_notes(database)
         self._overrides = tables.load_overrides(database)
         self._denied_versions = tables.denied_versions(database)
+        now, monotonic_s = self._clock.now(), self._clock.monotonic()
         if state.heartbeat is not None:
-            issued, clock = state.heartbeat.issued, self._clock
-            self._heard = Heard.of(issued, clock.now(), clock.monotonic())
+            self._word = Heard.of(state.heartbeat.issued, now, monotonic_s)
+        if state.heard is not None:
+            self._heard = Heard.of(state.heard, now, monotonic_s)
         if state.policy is not None and state.policy_hash is not None:
             held = rules.Candidate(state.policy, state.policy_hash)
             whole = self._staging_of(database, held)
@@ -257,8 +204,10 @@ class TrustStore:
         if state is self._state:
             return
         self._keep(database, state)
-        if state.heartbeat is not None:
-            self._heard = Heard.of(state.heartbeat.issued, now, self._clock.monotonic())
+        assert state.heartbeat is not None
+        self._word = Heard.of(state.heartbeat.issued, now, self._clock.monotonic())
+        if self._state.heard == state.heartbeat.issued:
+            self._heard = self._word
 
     def _take_revocation(self, database: Database, envelope: bytes, now: datetime) -> None:
         self._deny(database, *rules.after_revocation(self._state, envelope, self._agent, now))
@@ -270,12 +219,16 @@ class TrustStore:
         self._deny(database, *rules.after_snapshot(state, envelope, self._agent, now, bodies))
 
     def _deny(self, database: Database, state: TrustedState, denied: tuple[Denied, ...]) -> None:
-        versions = {each.subject for each in denied if each.kind == "key-version"}
-        self._keep(database, state, lambda: tables.add_denials(database, denied))
-        self._denied_versions |= versions
+        shuts = self._unsaved.with_denied(denied)
+        self._denied_versions |= {e.subject for e in denied if e.kind == "key-version"}
+        self._keep(database, state, lambda: tables.add_denials(database, denied), shuts)
 
     def _take_lockdowns(self, database: Database, envelope: bytes, now: datetime) -> None:
-        self._keep(database, rules.after_lockdowns(self._state, envelope, self._agent, now))
+        state = rules.after_lockdowns(self._state, envelope, self._agent, now)
+        self._keep(database, state, shuts=self._unsaved.with_lockdowns(self.lockdowns))
+
+    def _save(self, database: Database) -> None:
+        self._keep(database, self._state)
 
     def _take_command(
         self, database: Database, envelope: bytes, session: str, now: datetime
@@ -289,7 +242,7 @@ class TrustStore:
             self._keep(database, state)
             return command
         self._keep(database, state, lambda: tables.set_override(database, door, override))
-        self._overrides = _with(self._overrides, door, override)
+        self._overrides = with_override(self._overrides, door, override)
         return command
 
     def _set_override(self, database: Database, door: str, override: Override | None) -> None:
@@ -297,7 +250,7 @@ class TrustStore:
         unlocked = override is not None and override.mode is DoorMode.UNLOCKED
         with database.atomic():
             tables.set_override(database, door, None if unlocked else override)
-        self._overrides = _with(self._overrides, door, override)
+        self._overrides = with_override(self._overrides, door, override)
 
     def _offer_policy(self, database: Database, envelope: bytes, now: datetime) -> tuple[str, ...]:
         candidate = rules.after_policy(self._state, envelope, self._agent, now)
@@ -365,16 +318,36 @@ class TrustStore:
                 tables.forget_chunks(database, tables.chunk_digests(database) - named)
 
     def _keep(
-        self, database: Database, state: TrustedState, more: Callable[[], None] | None = None
+        self,
+        database: Database,
+        state: TrustedState,
+        more: Callable[[], None] | None = None,
+        shuts: Unsaved | None = None,
     ) -> None:
-        """Commit the state, with `more` in the same transaction, and then go by it."""
-        if state is self._state:
+        """Commit the state, with `more` in the same transaction, and then go by it.
+
+        If that fails and it shuts people out, it is gone by all the same: `shuts` is what is
+        unsaved then, and every later commit has it too.
+        """
+        if state is self._saved:
             return
-        with database.atomic():
-            tables.save(database, self._state, state)
-            if more is not None:
-                more()
-        self._state = state
+        state, before = rules.answered(state), self._state
+        try:
+            with database.atomic():
+                tables.save(database, self._saved, state)
+                tables.add_denials(database, self._unsaved.denied.values())
+                if more is not None:
+                    more()
+        except (sqlite3.Error, OSError) as error:
+            if shuts is None or state is before:
+                raise
+            # a door gets no fresher by what is not kept
+            self._state, self._unsaved = replace(state, heard=before.heard), shuts
+            raise OnlyInMemory(f"in force, but only in memory: {error}") from error
+        self._state = self._saved = state
+        self._unsaved = Unsaved()
+        if state.heard is not before.heard:
+            self._heard = self._word
 
     def _staging_of(self, database: Database, candidate: rules.Candidate) -> Staging:
         return Staging(
@@ -386,10 +359,3 @@ class TrustStore:
     def _stage(self, staging: Staging | None) -> None:
         self._staging = staging
         self._missing = () if staging is None else tuple(staging.missing)
-
-
-def _with(
-    overrides: Mapping[str, Override], door: str, override: Override | None
-) -> Mapping[str, Override]:
-    others = {name: each for name, each in overrides.items() if name != door}
-    return others if override is None else {**others, door: override}

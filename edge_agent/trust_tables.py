@@ -52,6 +52,7 @@ def load(database: Database) -> TrustedState | None:
         root,
         root.key_ring(),
         _read(Heartbeat, rows.get("heartbeat")),
+        None if (heard := rows.get("heard")) is None else datetime.fromisoformat(heard),
         _read(Policy, rows.get("policy")),
         rows.get("policy_hash"),
         LogHead.model_validate_json(rows["revocation"]),
@@ -196,6 +197,7 @@ def _json(model: BaseModel) -> str:
 _AS_TEXT: dict[str, Callable[[Any], str]] = {
     "root": _json,
     "heartbeat": _json,
+    "heard": datetime.isoformat,
     "policy": _json,
     "policy_hash": str,
     "revocation": _json,

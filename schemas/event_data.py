@@ -121,9 +121,11 @@ class CertificateApplied(AgentData):
 
 
 class FreshnessChanged(AgentData):
-    """The newest heartbeat is this old; `doors` have passed their limit (or are within again)."""
+    """The newest answered heartbeat is this old: `doors` are past their limit, or within again."""
 
-    heartbeat_age_s: float | None
+    heartbeat_age_s: float | None = Field(
+        description="of the newest heartbeat that named nothing the agent lacked; null: none did"
+    )
     doors: tuple[Name, ...]
 
 

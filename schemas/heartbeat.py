@@ -1,8 +1,8 @@
 """The short word of the server that tells an agent what is newest; its age is the staleness.
 
 One for each agent, not one for all: it names that agent's own policy and key domains, so nobody can
-withhold a policy from one door while showing it fresh heartbeats (freeze), and it stays within 512
-bytes of payload however many doors a site has.
+withhold a policy from one door while showing it fresh heartbeats (freeze): one that names more than
+the agent has makes no door fresh. It stays within 512 bytes of payload, however many doors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from schemas.versions import LogHead, Version
 
 INTERVAL_S = 30.0
 FRESH_S = 90.0
-"""A door whose newest heartbeat is older than this is stale: it decides, and says so."""
+"""A door whose newest answered heartbeat is older than this is stale: it decides, and says so."""
 
 
 class Heartbeat(Statement):

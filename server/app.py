@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import secrets
 import signal
 import socket
@@ -25,10 +26,12 @@ from server.clock import SystemClock, microseconds
 from server.config import BUILTIN, ServerConfig, broker_address, is_loopback, own_broker_host
 from server.enrolment.reception import Reached
 from server.feed.hub import Hub
+from server.ingest.pipeline import DATABASE_ERRORS
+from server.link_status import LinkStatus
 from server.pki import Authority
 from server.run_file import new_local_token, run_file
 from server.site import Site, SiteError, only_server, open_site
-from server.state import LinkStatus, ServerState
+from server.state import ServerState
 from server.store.announcements import announce
 from server.store.database import open_database
 from server.tls import listener_files
@@ -92,6 +95,10 @@ async def serve(
             nonlocal told
             if not told:
                 told = True
+                # What a start has made stays: to go through it again with each collection would
+                # stop everything for a tenth of a second, in the midst of a revocation too.
+                gc.collect()
+                gc.freeze()
                 log.info("ready", site=site.name, url=serving.url, broker=serving.broker)
                 ready(serving)
 
@@ -183,7 +190,16 @@ async def _until_done(parts: Assembly, stop: asyncio.Event) -> None:
         parts.state.announced()  # `ostiary keys` and others announce from processes of their own
         newest = parts.site.newest_root_version()
         if newest > parts.site.root.version:
-            await _announce_root(parts.state, newest)
+            try:
+                await _announce_root(parts.state, newest)
+            except DATABASE_ERRORS as error:  # its parts could not be made without it either
+                log.error(
+                    "root_not_taken_up",
+                    version=newest,
+                    why=str(error)[:500],
+                    next_step="check the database; the old keys sign until it answers",
+                )
+                continue
             try:
                 await parts.publish_root()
             except ConnectionError as error:
@@ -247,8 +263,14 @@ def _as_reached(url: str, config: ServerConfig) -> str:
 
 
 def _http_config(state: ServerState) -> uvicorn.Config:
+    api = build_api(state)
+    # Each route is worked out when it is first looked for: half a second of the event loop, which
+    # the first revocation is not to wait for. This path is none, so all are looked at.
+    nowhere = {"type": "http", "method": "GET", "path": "/-", "root_path": "", "headers": []}
+    for route in api.routes:
+        route.matches(nowhere)
     return uvicorn.Config(
-        build_api(state),
+        api,
         log_config=None,
         access_log=False,
         server_header=False,

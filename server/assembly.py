@@ -107,6 +107,7 @@ class Assembly:
             executor=signing,
             clock=clock,
             metrics=ingest_metrics,
+            others_wait=lambda: len(self.intake) > 0,
         )
         self.pipeline = Pipeline(
             site=site.name,
@@ -286,6 +287,7 @@ class Assembly:
             await self._publish(everyone(self.site.name, ROOT), envelope, False)
 
     def _went(self, agent: str) -> None:
+        self.ledger.forget_receipts(agent)
         self.presence.forget(agent)
         self.heartbeats.forget(agent)
 
@@ -293,7 +295,8 @@ class Assembly:
 
     def heard(self, agent: str, report: Report) -> None:
         """A verified report."""
-        self.presence.heard(agent, report)
+        if not self.presence.heard(agent, report):
+            return  # played again: what it says was so once
         self.policies.reported(agent, report.policy)
         self.revocations.reported(agent, report.revocation)
         self.lockdowns.reported(agent, report.lockdown)
@@ -356,7 +359,7 @@ class Assembly:
         )
 
     def _session(self, agent: str) -> Session | None:
-        report = self.presence.reports.get(agent)
+        report = self.presence.report(agent)
         name = self.presence.session(agent)
         return None if report is None or name is None else Session(name, report.command)
 

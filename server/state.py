@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
@@ -13,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from schemas.suites import Suite
 from server.clock import Clock, SystemClock
 from server.feed.hub import Hub
+from server.link_status import LinkStatus
 
-if TYPE_CHECKING:  # they know of LinkStatus
+if TYPE_CHECKING:  # the API needs few of them, and its tests fewer
     from server.distribution.commands import Commands
     from server.distribution.convergence import Convergence
     from server.distribution.heartbeats import Heartbeats
@@ -24,17 +24,6 @@ if TYPE_CHECKING:  # they know of LinkStatus
     from server.distribution.revocations import Revocations
     from server.enrolment.enrolments import Enrolments
     from server.site import Site
-
-
-@dataclass
-class LinkStatus:
-    """Whether the server has the broker, for health checks and the page."""
-
-    broker: str
-    connected: bool = False
-    since: datetime | None = None
-    """When `connected` last changed."""
-    last_error: str | None = None
 
 
 @dataclass

@@ -22,9 +22,10 @@ from server.enrolment.listener import listen
 from server.enrolment.reception import Reached
 from server.feed.hub import Hub
 from server.ingest.registry import Registry
+from server.link_status import LinkStatus
 from server.pki import Authority
 from server.site import Site, create_site
-from server.state import LinkStatus, ServerState
+from server.state import ServerState
 from server.store.announcements import Announcement, waiting
 from server.store.database import open_database
 from server.tls import listener_files

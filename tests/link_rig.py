@@ -213,7 +213,7 @@ async def link_rig(folder: Path, *, voice: SiteVoice | None = None) -> AsyncIter
     ):
         rig.broker = broker
         await rig.link.receipts.catch_up()
-        parts = (rig.link.run, rig.link.refusals.run, rig.listen)
+        parts = (rig.link.run, rig.link.refusals.run, rig.link.keep_saving, rig.listen)
         tasks = [asyncio.create_task(part()) for part in parts]
         try:
             yield rig

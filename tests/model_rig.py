@@ -21,9 +21,10 @@ from server.distribution.compiling import POLICY_TYPE, Compiler
 from server.distribution.policies import Policies
 from server.feed.hub import Hub
 from server.ingest.verify import Refusal
+from server.link_status import LinkStatus
 from server.model.bindings import bind
 from server.model.document import Outcome, SiteDocument, apply
-from server.state import LinkStatus, ServerState
+from server.state import ServerState
 from server.store import policies as rows
 from server.store.database import open_database
 from tests.site_keys import SiteKeys

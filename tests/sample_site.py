@@ -23,7 +23,8 @@ from schemas.suites import suite
 from server.api import build_api
 from server.clock import microseconds
 from server.feed.hub import Hub
-from server.state import LinkStatus, ServerState
+from server.link_status import LinkStatus
+from server.state import ServerState
 from server.store.database import open_database
 from server.store.tables import chains, door_states, events
 from server.store.tokens import token_hash
@@ -103,7 +104,8 @@ class Site:
             "signature": SIGNER.key.sign(pae(EVENTS_TYPE, line)),
         }
         async with self.engine.begin() as connection:
-            position = (await connection.execute(insert(events), row)).inserted_primary_key[0]
+            added = await connection.execute(insert(events).returning(events.c.position), row)
+            position = added.scalar_one()
             ours = (chains.c.source == agent) & (chains.c.chain == head.chain)
             moved = await connection.execute(
                 chains.update().where(ours).values(sequence=head.sequence, hash=head.hash)

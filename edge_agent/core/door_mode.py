@@ -88,3 +88,11 @@ def effective_mode(
 
 def _unlocked_by_schedule(view: DoorView, now: datetime) -> bool:
     return view.unlock is not None and is_open(view.unlock, view.zone, now)
+
+
+def with_override(
+    overrides: Mapping[str, Override], door: str, override: Override | None
+) -> Mapping[str, Override]:
+    """These overrides with the door's replaced, or ended by None."""
+    others = {name: each for name, each in overrides.items() if name != door}
+    return others if override is None else {**others, door: override}

@@ -32,6 +32,8 @@ class TrustedState:
     ring: KeyRing = field(compare=False, repr=False)
     """The root's keys, taken out once: that costs more than a signature."""
     heartbeat: Heartbeat | None = None
+    heard: datetime | None = None
+    """When the newest heartbeat was issued of which nothing lacked: freshness counts from here."""
     policy: Policy | None = None
     """The one in force."""
     policy_hash: str | None = None
@@ -123,8 +125,11 @@ def is_repeated(number: int, held: int, same: bool, what: str) -> bool:
 
 
 def no_leap(what: str, number: int, known: int) -> None:
-    """Raises FastForward if `number` is too far beyond what is known."""
-    if number > known + MAX_LEAP:
+    """Raises FastForward if `number` is too far beyond what is known.
+
+    Who knows of none (0) can't tell: the first may have any number, and so may that of new keys.
+    """
+    if known and number > known + MAX_LEAP:
         raise FastForward(f"{what} {number} is too far ahead of {known}")
 
 
@@ -166,8 +171,3 @@ def known_lockdown(state: TrustedState) -> int:
 def lockdown_counter(state: TrustedState) -> int:
     """The lockdown statement held; 0 for none."""
     return 0 if state.lockdowns is None else state.lockdowns.counter
-
-
-def is_newcomer(state: TrustedState) -> bool:
-    """Whether nothing is known of the log, however long it may be."""
-    return known_sequence(state) == 0

@@ -12,7 +12,6 @@ from datetime import datetime
 from edge_agent.core.trusted_base import (
     TrustedState,
     differ,
-    is_newcomer,
     is_repeated,
     known_sequence,
     no_leap,
@@ -64,8 +63,7 @@ def open_snapshot(
         raise Replayed(f"snapshot at {head.sequence} says what is held already")
     if "revoke" not in state.renewed:
         is_repeated(head.sequence, held.sequence, same=False, what="snapshot")
-    if not is_newcomer(state):
-        no_leap("snapshot", head.sequence, known_sequence(state))
+    no_leap("snapshot", head.sequence, known_sequence(state))
     if state.heartbeat is not None and differ(head, state.heartbeat.revocation):
         raise MixAndMatch(f"snapshot at {head.sequence} is not of the log the heartbeat names")
     return snapshot

@@ -14,7 +14,8 @@ audience, time (`schemas.statement`), and only then the numbers:
    below what the newest heartbeat names.
 3. Under one number there is one content: another is an Equivocation, the same changes nothing.
 4. Nothing leaps by more than MAX_LEAP (FastForward): it would shut out every honest one after it.
-   Only the log of a site that an agent has just joined may be longer than that.
+   Only the first that an agent hears of, or that new keys sign, may have any number: the site is
+   older than the agent, and the numbers go on where a thief of the old keys took them.
 5. The policy, log entry and snapshot that the newest heartbeat names by number must have the hash
    it names, else they are MixAndMatch. What is newer than the heartbeat may come before it.
 6. A command is for this session, and each counter counts once.
@@ -36,7 +37,6 @@ from edge_agent.core.trusted_base import (
     Candidate,
     TrustedState,
     differ,
-    is_newcomer,
     is_repeated,
     known_lockdown,
     known_policy,
@@ -75,6 +75,7 @@ __all__ = [
     "after_revocation",
     "after_root",
     "after_snapshot",
+    "answered",
     "lacks",
     "open_snapshot",
     "with_policy",
@@ -118,6 +119,18 @@ def _lacks_policy(state: TrustedState, named: Version) -> bool:
     if state.policy is None or "policy" in state.renewed:
         return named.hash != state.policy_hash
     return named.version > state.policy.counter
+
+
+def answered(state: TrustedState) -> TrustedState:
+    """The state that counts its newest heartbeat as heard, if all that it names is here.
+
+    Else whoever holds a revocation back could keep a door fresh with the heartbeats that name it.
+    One whose keys were renewed says nothing any more.
+    """
+    newest = state.heartbeat
+    if newest is None or newest.counter == 0 or newest.issued == state.heard or lacks(state):
+        return state
+    return replace(state, heard=newest.issued)
 
 
 def after_root(state: TrustedState, envelope: bytes) -> TrustedState:
@@ -223,8 +236,7 @@ def _names_no_less(state: TrustedState, new: Heartbeat) -> None:
 def _names_nothing_too_far(state: TrustedState, new: Heartbeat) -> None:
     no_leap("root", new.root, state.root.version)
     no_leap("policy", number_of(new.policy), known_policy(state))
-    if not is_newcomer(state):
-        no_leap("revocation", new.revocation.sequence, known_sequence(state))
+    no_leap("revocation", new.revocation.sequence, known_sequence(state))
     no_leap("lockdown", new.lockdown, known_lockdown(state))
 
 

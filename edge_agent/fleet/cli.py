@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import secrets
 import signal
@@ -90,6 +91,8 @@ def run(
             tell=lambda _agent, what, _number: tally.update((what,)),
             verify_each=verify_each,
         )
+        gc.collect()
+        gc.freeze()  # the members stay: not to be gone through with each collection
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -1,8 +1,9 @@
 """The members of a fleet, each with a connection of its own, and how they come back to a broker.
 
-A device verifies on its own processor. Here one processor stands for thousands, so a statement to
-all is verified once and the verdict remembered (`Remembered`); what is one agent's own is verified
-each time. `--verify each` of the command switches that off.
+A device verifies on its own processor. Here one processor stands for thousands, so a signature of
+a statement to all is verified once (`Remembered`), and what a delta of the revocation log makes of
+a log is found out once (`Verdicts`). What is one agent's own is verified each time, and each signs
+its own events and reports. `--verify-each` of the command switches both shortcuts off.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from random import Random
 
 from edge_agent.core.trusted_state import TrustedState
 from edge_agent.fleet.connection import KEEPALIVE_S, Connection
-from edge_agent.fleet.member import Member
+from edge_agent.fleet.member import Member, Verdicts
 from schemas import topics
 from schemas.envelope import Signer, TrustedKey
 from schemas.report import INTERVAL_S
@@ -88,6 +89,7 @@ class Crowd:
             }
             trust = TrustedState(root, ring)
         shared: dict[str, bytes] = {}
+        verdicts: Verdicts | None = None if verify_each else {}
         self.members = [
             Member(
                 agent=each.agent,
@@ -97,6 +99,7 @@ class Crowd:
                 chain=secrets.token_hex(8),
                 shared=shared,
                 tell=tell,
+                verdicts=verdicts,
             )
             for each in identities
         ]
@@ -119,7 +122,7 @@ class Crowd:
             reported = await self._once(member)
             attempt = 0 if reported else attempt + 1
             # as the link of a real agent: full jitter, 1 to 60 s
-            longest_s = min(self._spread_s, LONGEST_PAUSE_S, 2.0**attempt)
+            longest_s = min(self._spread_s, LONGEST_PAUSE_S, 2.0 ** min(attempt, 6))
             await asyncio.sleep(self._random.uniform(0, longest_s))
 
     async def _once(self, member: Member) -> bool:
@@ -151,7 +154,7 @@ class Crowd:
         )
         try:
             async with self._gate:
-                connection.open(self._host, self._port)
+                await connection.open(self._host, self._port)
                 await asyncio.wait([began], timeout=LONGEST_PAUSE_S)
             await self._report_until(lost, member, connection)
         except OSError:

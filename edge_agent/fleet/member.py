@@ -40,14 +40,24 @@ from schemas.events import agent_source, agent_subject, door_subject, event_type
 from schemas.names import SERVER
 from schemas.policy import DoorMode
 from schemas.report import DoorReport, Pull, Report
+from schemas.root import RoleName
 from schemas.statement import open_statement, sign_statement
 from schemas.suites import suite
-from schemas.versions import Version
+from schemas.versions import LogHead, Version
 
 MOST_CHUNKS = 32
+MOST_VERDICTS = 4096
 CLOCK = ClockStatus(status="synced")
 
 Publish = Callable[[str, bytes], None]
+Verdicts = dict[
+    tuple[bytes, int, LogHead, LogHead | None, frozenset[RoleName]],
+    tuple[LogHead, frozenset[RoleName], int],
+]
+"""What a delta of the log, told to all, made of a log that stood so: head, and how many entries.
+
+The first part is all that the rules for it look at, but for the clock. A refusal is not kept.
+"""
 
 
 class Member:
@@ -63,8 +73,9 @@ class Member:
         chain: str,
         shared: dict[str, bytes],
         tell: Callable[[str, str, int], None],
+        verdicts: Verdicts | None = None,
     ) -> None:
-        """`shared` holds chunks for all members: they are the same bytes.
+        """`shared` holds chunks for all members: they are the same bytes. So may `verdicts`.
 
         `tell` hears the agent's name, what it applied, and the number.
         """
@@ -77,7 +88,7 @@ class Member:
         self._head = Head(chain)
         self._waiting: deque[tuple[int, bytes]] = deque()
         """(sequence, line) that the server has not signed for."""
-        self._shared, self._tell = shared, tell
+        self._shared, self._tell, self._verdicts = shared, tell, verdicts
         self._publish: Publish | None = None
         self._counter = self._pulls = 0
         self._candidate: Candidate | None = None
@@ -249,9 +260,22 @@ class Member:
         )
 
     def _revocation(self, payload: bytes, now: datetime) -> None:
-        self.trust, new = after_revocation(self.trust, payload, self.agent, now)
-        if new:
-            self._applied_log(len(new), now, snapshot=False)
+        before = self.trust
+        named = before.heartbeat.revocation if before.heartbeat is not None else None
+        key = (payload, id(before.ring), before.revocation, named, before.renewed)
+        known = None if self._verdicts is None else self._verdicts.get(key)
+        if known is not None:
+            head, renewed, entries = known
+            self.trust = replace(before, revocation=head, renewed=renewed)
+        else:
+            self.trust, new = after_revocation(before, payload, self.agent, now)
+            entries = len(new)
+            if self._verdicts is not None:
+                if len(self._verdicts) > MOST_VERDICTS:
+                    self._verdicts.clear()
+                self._verdicts[key] = (self.trust.revocation, self.trust.renewed, entries)
+        if entries:
+            self._applied_log(entries, now, snapshot=False)
 
     def _take_snapshot(self, payload: bytes, now: datetime) -> None:
         snapshot = open_snapshot(self.trust, payload, self.agent, now)

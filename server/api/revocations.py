@@ -18,7 +18,9 @@ from server.api.models import NoQuery
 from server.api.permission import Principal, needs
 from server.api.problems import NO_SUCH_OBJECT, Problem, documented
 from server.clock import microseconds
+from server.core.residual_risk import Exposure, answered
 from server.distribution.revocations import Revoked, Subject
+from server.distribution.risk import residual_risk
 from server.feed.cloudevents import timestamp
 from server.feed.hub import HubClosed
 from server.ingest.receipts import Applied
@@ -124,8 +126,31 @@ class AgentProgress(BaseModel):
     applied: int = Field(description="the last sequence it has given a receipt for")
     receipt: AwareDatetime | None = Field(description="when it signed its newest receipt")
     admits_until: AwareDatetime | None = Field(
-        description="not confirmed and not online: its doors let the card in until then at most, "
+        description="not confirmed: its doors let the card in until then at most, online or not, "
         "but for cards that their policy lets in offline"
+    )
+
+
+class Risk(BaseModel):
+    """One door that still lets in one revoked card."""
+
+    agent: str
+    door: str
+    card: str
+    sequence: int = Field(description="the entry that denies it, which the door has not confirmed")
+    until: AwareDatetime | None = Field(
+        description="at the latest; null: there is no end, for the card is admitted offline"
+    )
+
+
+class Risks(BaseModel):
+    """What the revocation log has not reached yet. Empty: every door has confirmed everything."""
+
+    items: list[Risk]
+    doors: int = Field(description="how many doors are at risk")
+    cards: int = Field(description="how many cards can still be used somewhere")
+    until: AwareDatetime | None = Field(
+        description="when the last of them ends; null: none is there, or one has no end"
     )
 
 
@@ -193,6 +218,17 @@ def router(state: ServerState) -> APIRouter:
         )
 
     @routes.get(
+        "/risk",
+        summary="See which doors still let in whom",
+        response_model=Risks,
+        responses=documented(*REFUSALS),
+        dependencies=[Depends(needs("read"))],
+    )
+    async def read_risk(_query: Annotated[NoQuery, Query()]) -> Response:
+        """Doors that have not confirmed a revocation of a card that their policy lets in."""
+        return json_response(_risks(await residual_risk(state)))
+
+    @routes.get(
         "/{sequence}/progress",
         summary="See how far a revocation has come",
         response_model=Progress,
@@ -211,6 +247,26 @@ def router(state: ServerState) -> APIRouter:
         return json_response(await _awaited(state, entries[0], query))
 
     return routes
+
+
+def _risks(found: list[Exposure]) -> dict[str, Any]:
+    ends = [each.until for each in found]
+    last = max((end for end in ends if end is not None), default=None)
+    return {
+        "items": [
+            {
+                "agent": each.agent,
+                "door": each.door,
+                "card": each.card,
+                "sequence": each.sequence,
+                "until": timestamp(microseconds(each.until)) if each.until else None,
+            }
+            for each in found
+        ],
+        "doors": len({each.door for each in found}),
+        "cards": len({each.card for each in found}),
+        "until": timestamp(microseconds(last)) if last and None not in ends else None,
+    }
 
 
 async def _awaited(
@@ -237,22 +293,22 @@ async def _progress(state: ServerState, entry: RevocationEntry) -> dict[str, Any
     agents = [
         _agent(state, agent, served, applied.get(agent), entry) for agent, served in doors.items()
     ]
-    silent = [each for each in agents if not each["confirmed"] and each["state"] != "online"]
+    late = [each for each in agents if not each["confirmed"]]
     async with state.engine.connect() as connection:
-        grace_s = await grace_of(connection, [door for each in silent for door in each["doors"]])
-    for each in silent:
-        issued = state.heartbeats.issued(each["agent"])
+        grace_s = await grace_of(connection, [door for each in late for door in each["doors"]])
+    for each in late:
+        issued = answered(state.heartbeats.issued(each["agent"]), entry.sequence)
         longest = max((grace_s.get(door, 0.0) for door in each["doors"]), default=0.0)
         if issued is not None:
             until = issued + timedelta(seconds=longest)
             each["admits_until"] = timestamp(microseconds(until))
-    confirmed = sum(each["confirmed"] for each in agents)
+    unreachable = sum(each["state"] != "online" for each in late)
     return {
         "entry": _entry(entry),
         "agents": agents,
-        "confirmed": confirmed,
-        "waiting": len(agents) - confirmed - len(silent),
-        "unreachable": len(silent),
+        "confirmed": len(agents) - len(late),
+        "waiting": len(late) - unreachable,
+        "unreachable": unreachable,
     }
 
 

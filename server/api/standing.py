@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
@@ -17,6 +19,8 @@ from server.clock import microseconds
 from server.core.standing import Part, behind
 from server.feed.cloudevents import timestamp
 from server.state import ServerState
+
+_AT_ONCE = 200
 
 
 class Desired(BaseModel):
@@ -89,13 +93,20 @@ def router(state: ServerState) -> APIRouter:
     )
     async def read_status(_query: Annotated[NoQuery, Query()]) -> Response:
         """Desired, reported and applied versions of every door; nothing waits for a door."""
-        served = await state.served_doors()
-        return json_response({"doors": [_standing(state, d, a) for d, a in sorted(served)]})
+        served = sorted(await state.served_doors())
+        overdue = state.convergence.overdue
+        doors: list[dict[str, Any]] = []
+        for start in range(0, len(served), _AT_ONCE):
+            doors += [_standing(state, d, a, overdue) for d, a in served[start : start + _AT_ONCE]]
+            await asyncio.sleep(0)  # others may wait for the event loop
+        return await asyncio.to_thread(json_response, {"doors": doors})
 
     return routes
 
 
-def _standing(state: ServerState, door: str, agent: str) -> dict[str, Any]:
+def _standing(
+    state: ServerState, door: str, agent: str, overdue: Collection[str]
+) -> dict[str, Any]:
     desired = state.convergence.desired(agent)
     done = state.convergence.applied().get(agent)
     late = behind(desired, done)
@@ -106,7 +117,7 @@ def _standing(state: ServerState, door: str, agent: str) -> dict[str, Any]:
         "agent": agent,
         "state": presence if presence != "online" else ("behind" if late else "converged"),
         "behind": list(late),
-        "overdue": agent in state.convergence.overdue,
+        "overdue": agent in overdue,
         "last_heard": timestamp(microseconds(heard)) if heard else None,
         "desired": {
             "root": desired.root,
@@ -130,7 +141,7 @@ def _standing(state: ServerState, door: str, agent: str) -> dict[str, Any]:
 
 
 def _reported(state: ServerState, door: str, agent: str) -> dict[str, Any] | None:
-    report = state.presence.reports.get(agent)
+    report = state.presence.report(agent)
     if report is None:
         return None
     of_door = report.doors.get(door)

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
 
+from schemas.names import SERVER
 from schemas.server_event_data import TokenChanged
 from server.api.events import json_response
 from server.api.model_routes import REFUSALS
@@ -97,6 +98,8 @@ def router(state: ServerState) -> APIRouter:
             raise _invalid("expires", "has passed already")
         if body.name == LOCAL:
             raise _invalid("name", f"{LOCAL!r} is who works on the server's own machine")
+        if body.name == SERVER:
+            raise _invalid("name", f"{SERVER!r} stands in events for what nobody asked for")
         async with state.engine.begin() as connection:
             if any(token.name == body.name for token in await list_tokens(connection)):
                 raise _invalid("name", f"there is a token {body.name!r} already: revoke it first")

@@ -7,6 +7,7 @@ bytes: most of its time would go into asking for one byte more, and into waking 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import aiomqtt
@@ -16,14 +17,22 @@ READ_AHEAD = 16 * 1024
 """Some 25 messages, for which the event loop is held up two milliseconds."""
 WRITE_AT_ONCE = 64 * 1024
 
+_QOS, _QOS_1, _RETAINED = 0x06, 0x02, 0x01
 _PLAIN = (MessageType.PUBACK, MessageType.PUBLISH)
 """What may be joined: nothing is to happen when such a packet is written. (PUBLISH: of QoS 1.)"""
 
 
-def in_bulk(client: aiomqtt.Client) -> None:
-    """Let `client`, which is not connected yet, read and write in bulk."""
+Received = Callable[[str, bytes, bool], None]
+"""Takes the topic, the payload, and whether the broker had kept the message."""
+
+
+def in_bulk(client: aiomqtt.Client, received: Received) -> None:
+    """Let `client`, which is not connected yet, read and write in bulk.
+
+    Messages of QoS 1 go to `received`, not to the client's queue.
+    """
     paho = client._client  # the library has no public way to give it a buffer
-    receive, write = paho._sock_recv, paho._packet_write
+    receive, write, publish = paho._sock_recv, paho._packet_write, paho._handle_publish
     ahead, at, looked = b"", 0, False
 
     def receive_ahead(bufsize: int) -> bytes:
@@ -52,6 +61,20 @@ def in_bulk(client: aiomqtt.Client) -> None:
         _join(paho._out_packet)
         return write()
 
+    def take_message() -> MQTTErrorCode:
+        # The library makes three objects of each message and asks of whom it might be.
+        packet = paho._in_packet
+        if packet["command"] & _QOS != _QOS_1:
+            return publish()
+        body = bytes(packet["packet"])
+        end = 2 + int.from_bytes(body[:2])
+        if len(body) < end + 2:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        retained = bool(packet["command"] & _RETAINED)
+        received(body[2:end].decode(), body[end + 2 :], retained)
+        return paho._send_puback(int.from_bytes(body[end : end + 2]))
+
+    paho._handle_publish = take_message  # type: ignore[method-assign]
     paho._sock_recv = receive_ahead  # type: ignore[method-assign]
     paho.loop_read = read_ahead  # type: ignore[method-assign]
     paho._packet_write = write_joined  # type: ignore[method-assign]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import aiomqtt
 import structlog
@@ -23,7 +23,7 @@ from server.clock import Clock
 from server.config import broker_address
 from server.ingest.intake import Intake, Message
 from server.ingest.metrics import IngestMetrics
-from server.state import LinkStatus
+from server.link_status import LinkStatus
 
 MIN_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
@@ -168,18 +168,21 @@ class Link:
             tls_context=self._tls,
             max_inflight_messages=MOST_IN_FLIGHT,
         )
-        in_bulk(client)
+        in_bulk(client, self._receive)
         be_wary(client, MAX_PACKET_BYTES)
         return client
 
     def _queue(self, maxsize: int) -> asyncio.Queue[aiomqtt.Message]:
-        return _Inlet(self._receive, maxsize)
+        return _Inlet(self._receive_message, maxsize)
 
-    def _receive(self, message: aiomqtt.Message) -> None:
-        payload: Any = message.payload
-        if self._deaf or not isinstance(payload, bytes):
+    def _receive_message(self, message: aiomqtt.Message) -> None:
+        if isinstance(message.payload, bytes):
+            self._receive(str(message.topic), message.payload, message.retain)
+
+    def _receive(self, topic: str, payload: bytes, retained: bool) -> None:
+        if self._deaf:
             return
-        if not message.retain and self._taken(str(message.topic), payload):
+        if not retained and self._taken(topic, payload):
             return
         self._metrics.dropped.inc()  # nothing that agents say is said again by the broker
 

@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, out
+from server.cli.console import DEFAULT_SITE_DIR, SiteDir, confirm, err, fail, out
 from server.cli.remote import Remote, Url, remote
 from server.ingest.alarms import printable
 
@@ -110,7 +110,7 @@ def approve(
             _warn_of_rival(asked)
             if item["enrolled"]:
                 out.print(f"It takes the place of the device with {item['fingerprint']}.")
-            typer.confirm("Does the device show this fingerprint? Approve it?", abort=True)
+            confirm("Does the device show this fingerprint? Approve it?")
         server.post(_address(agent, "/approve"), {"keyid": asked["keyid"]})
     out.print(f"Agent [bold]{agent}[/] is enrolled.")
 
@@ -132,7 +132,7 @@ def remove(
     Its doors go on deciding by what they have until that is too old. Its events stay.
     """
     if not yes:
-        typer.confirm(f"Remove {agent}? Its device must be enrolled anew to come back", abort=True)
+        confirm(f"Remove {agent}? Its device must be enrolled anew to come back.")
     with remote(site_dir, url) as server:
         server.delete(_address(agent))
     out.print(f"Agent [bold]{agent}[/] is removed.")
@@ -150,12 +150,15 @@ def list_command(
     if as_json:
         typer.echo(json.dumps(items))
         return
+    if not items:
+        err.print("No agents yet: `ostiary agents claim NAME` makes a code for the first device.")
+        return
     table = Table(box=None)
     for heading in ("agent", "state", "fingerprint", "certificate until"):
         table.add_column(heading, overflow="fold")  # half a fingerprint compares nothing
     for item in items:
-        until = item["certificate_until"]
-        cells = (item["agent"], _state(item), item["fingerprint"] or "-", until or "-")
+        until = (item["certificate_until"] or "-")[:10]
+        cells = (item["agent"], _state(item), item["fingerprint"] or "-", until)
         table.add_row(*(Text(printable(str(cell))) for cell in cells))
     out.print(table)
 

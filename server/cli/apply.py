@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from schemas.strict_json import NotStrictJson, read_json
-from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, out
+from server.cli.console import DEFAULT_SITE_DIR, SiteDir, confirm, err, fail, out
 from server.cli.remote import Remote, Url, remote
 from server.cli.site_yaml import BadYaml, read_yaml, write_yaml
 from server.feed.cloudevents import as_json
@@ -50,7 +50,7 @@ def apply(
         if dry_run or not plan["steps"]:
             return
         if not yes:
-            typer.confirm("Apply this?", abort=True, err=True)
+            confirm("Apply this?")
         done = _post(client, document, prune=prune, dry_run=False, revision=plan["revision"])
         if json:
             typer.echo(as_json(done))

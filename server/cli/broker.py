@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import pwd
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -124,6 +125,8 @@ def mosquitto(
     site, config = the_site(site_dir)
     directory = (out_dir or site.path / "mosquitto").absolute()
     try:
+        if user is not None and at is None and os.geteuid() == 0:
+            _within_reach(directory, user)
         settings = MosquittoSettings(
             site=site.name,
             directory=at or directory,
@@ -146,13 +149,33 @@ def mosquitto(
         if user is None and os.geteuid() == 0:
             err.print(
                 "These files are root's: if root starts mosquitto, it goes on as the user mosquitto"
-                " and can't read them. Then run this again with --user mosquitto."
+                " and can't read them. Then run this again with --user mosquitto"
+                " --out /etc/mosquitto/ostiary."
             )
         err.print(
             f"Rights for {len(agents)} agents. Next: mosquitto -c {settings.directory / file.name}"
             f"\n  ostiary serve --broker mqtts://{where}:{port}\n  ostiary broker check"
             f" --broker mqtts://{where}:{port}"
         )
+
+
+def _within_reach(directory: Path, user: str) -> None:
+    """Refuse a place that the user can't get to, such as one below a site directory of root."""
+    try:
+        who = pwd.getpwnam(user)
+    except KeyError:
+        fail(f"--user {user}: there is no such user here; install mosquitto, or name whom it is")
+    groups = os.getgrouplist(user, who.pw_gid)
+    for folder in directory.parents:
+        if not folder.exists() or who.pw_uid == 0:
+            continue
+        found = folder.stat()
+        may = 0o100 if found.st_uid == who.pw_uid else 0o010 if found.st_gid in groups else 0o001
+        if not found.st_mode & may:
+            fail(
+                f"{user} can't get into {folder}, so it could read nothing in {directory}: name"
+                " another place, such as --out /etc/mosquitto/ostiary"
+            )
 
 
 @config_app.command("audit")
@@ -176,7 +199,7 @@ def check(
     broker: Annotated[
         str | None, typer.Option(help="mqtts://host:port; by default that of the settings.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--as-json", help="One JSON array.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
 ) -> None:
     """Try at the running broker what must not work there. Exit code 1 if anything does.
 
@@ -193,7 +216,7 @@ def check(
         rights = _rights(site, config, builtin=broker is None and config.broker == BUILTIN)
         findings = run(_check(site, site.authority(os.environ), host, port, rights))
     except (CheckImpossible, SiteError, OSError, ValueError) as error:
-        fail(str(error))
+        fail(str(error) + ("" if broker else "; a broker of your own is named with --broker"))
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings]))
     else:

@@ -38,6 +38,15 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+def confirm(question: str) -> None:
+    """Ask on standard error, and end the command unless the answer is yes."""
+    try:
+        typer.confirm(question, abort=True, err=True)
+    except typer.Abort:
+        err.print("Nothing was done. Where nobody can be asked, --yes says yes.")
+        raise
+
+
 def the_site(path: Path) -> tuple[Site, ServerConfig]:
     """The site and its settings, or a clear end."""
     try:

@@ -41,6 +41,12 @@ from server.store.events import (
 app = typer.Typer(help="Watch, verify, export and prove events.", no_args_is_help=True)
 _POLL_S = 0.25
 _PAGE = 500
+_TOLD = (
+    *("reason", "person", "card", "direction", "mode", "cause", "kind", "id", "subject", "scope"),
+    *("name", "action", "policy_version", "sequence", "counter", "version", "doors", "count"),
+    *("agent", "by", "why", "detail"),
+)
+"""What a line of `tail` says of the data, in this order; `--json` says all."""
 
 Since = Annotated[str | None, typer.Option(help="A cursor: only what came after it.")]
 
@@ -77,6 +83,8 @@ def tail(
                 if len(page) == _PAGE:
                     continue
                 if not follow:
+                    if not position:
+                        err.print("No events yet.")
                     return
                 await asyncio.sleep(_POLL_S)  # another process writes: there is nothing to await
 
@@ -96,11 +104,17 @@ def as_json_line(event: StoredEvent, store: str) -> str:
 
 def _in_words(event: StoredEvent) -> str:
     data: dict[str, Any] = json.loads(event.line)["data"]
-    told = ("reason", "person", "card", "direction", "mode", "cause", "kind", "agent", "detail")
-    details = " ".join(f"{key}={data[key]}" for key in told if data.get(key) is not None)
+    data = {key: value for key, value in data.items() if not event.subject.endswith(f"/{value}")}
+    if event_name(event.type).startswith("access."):
+        data.pop("policy_version", None)  # which is the same for hours
+    details = " ".join(f"{key}={_text(data[key])}" for key in _TOLD if data.get(key) is not None)
     when = from_microseconds(event.time_us).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
     line = f"{when}  {event_name(event.type):<24}{event.subject:<24}{details}"
     return printable(line)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | dict) else str(value)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, out
+from server.cli.console import DEFAULT_SITE_DIR, SiteDir, confirm, err, fail, out
 from server.cli.remote import Url, remote
 from server.ingest.alarms import printable
 
@@ -62,7 +62,7 @@ def end(
         if not yes:
             if chosen:
                 out.print(_table(chosen))
-            typer.confirm("End this? The doors let people in again.", abort=True)
+            confirm("End this? The doors let people in again.")
         client.delete(PATH if every else f"{PATH}/{lockdown}")
     names = ", ".join(each["id"] for each in chosen)
     err.print(f"Ended: {names}" if chosen else "No lockdown is in force.", markup=False)

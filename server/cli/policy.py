@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from server.cli.console import DEFAULT_SITE_DIR, SiteDir, fail, out
+from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, out
 from server.cli.remote import Url, remote
 from server.ingest.alarms import printable
 
@@ -32,6 +32,8 @@ def status(
         items = client.get(PATH)["items"]
     if as_json:
         typer.echo(json.dumps(items))
+    elif not items:
+        err.print("No policies yet: describe the doors in a file and use `ostiary apply`.")
     else:
         table = Table(box=None)
         for heading in ("agent", "newest", "applied", "cards", "issued", "failure"):

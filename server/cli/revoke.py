@@ -61,8 +61,8 @@ def revoke(
 ) -> None:
     """Deny cards, persons or key versions at every door, at once and above all rules.
 
-    It can't be taken back; who is to be let in again is let in by the management model. Repeating
-    it is safe.
+    An entry stays for ever; `ostiary reinstate` answers those of a card or a person that is to be
+    let in again. Repeating it is safe.
 
     With --wait the exit code is 0 if every door has confirmed by a signed receipt, 3 if only doors
     that are offline have not, 4 if one that is online has not confirmed in time.
@@ -152,7 +152,10 @@ def _conclude(progress: dict[str, Any]) -> Outcome:
     silent = [a for a in agents if not a["confirmed"] and a["state"] != "online"]
     err.print(f"{progress['confirmed']} of {len(agents)} agents have confirmed.")
     if late:
-        err.print("Online, but not confirmed: these doors may still let it in.", style="bold red")
+        err.print(
+            "Online, but not confirmed: these doors may still let it in, until then at most.",
+            style="bold red",
+        )
         err.print(_listed(late))
     if silent:
         err.print(
@@ -168,9 +171,38 @@ def _conclude(progress: dict[str, Any]) -> Outcome:
 def _listed(agents: list[dict[str, Any]]) -> Table:
     table = Table("door", "agent", "state", "until", box=None)
     for agent in agents:
-        until = agent["admits_until"] or ("no end known" if agent["state"] == "online" else "-")
+        until = agent["admits_until"] or "-"
         table.add_row(", ".join(agent["doors"]), agent["agent"], agent["state"], until)
     return table
+
+
+@app.command("risk")
+def risk_command(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="As the API answers.")] = False,
+    site_dir: SiteDir = DEFAULT_SITE_DIR,
+    url: Url = None,
+) -> None:
+    """Show which doors still let in a revoked card, and until when at most.
+
+    Exit code 1 if there are any.
+    """
+    with remote(site_dir, url) as client:
+        found = client.get(f"{PATH}/risk")
+    if as_json:
+        typer.echo(json.dumps(found))
+    elif not found["items"]:
+        out.print("No risk remains: no door lets in a card that was revoked.")
+    else:
+        table = Table("door", "agent", "card", "revoked by entry", "until at most", box=None)
+        for each in found["items"]:
+            until = each["until"] or "no end"
+            sequence = str(each["sequence"])
+            table.add_row(each["door"], each["agent"], each["card"], sequence, until)
+        out.print(table)
+        out.print(f"{found['doors']} doors, {found['cards']} cards.")
+    if found["items"]:
+        raise typer.Exit(1)
 
 
 @app.command("list")
@@ -197,6 +229,9 @@ def list_command(
             place = page["next"]
     if as_json:
         typer.echo(json.dumps(entries))
+        return
+    if not entries:
+        err.print("There are no such entries.")
         return
     table = Table("entry", "kind", "subject", "reason", "time", box=None)
     for each in entries:

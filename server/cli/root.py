@@ -51,7 +51,7 @@ from server.store.database import DatabaseUnavailable, open_database
 app = typer.Typer(
     help="Ostiary: access control whose events anyone can verify.",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 app.add_typer(agents.app, name="agents")

@@ -16,7 +16,7 @@ from rich.table import Table
 from schemas.enrolment import fingerprint
 from schemas.root import ROLE_PURPOSES, RoleName, Root, claim_hash
 from schemas.suites import suite
-from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, out, the_site
+from server.cli.console import DEFAULT_SITE_DIR, SiteDir, confirm, err, fail, out, the_site
 from server.clock import SystemClock
 from server.files import write_durably
 from server.kek import KEK_ENV, SiteError, kek_of_passphrase
@@ -182,7 +182,7 @@ def sign(
         root = proposal.root
         _print(root, Proposal.parse(current.read_bytes()).root if current else None)
         if not yes:
-            typer.confirm("Sign this root document?", abort=True)
+            confirm("Sign this root document?")
         signers = read_root_keys(root_keys, root.site, suite(root.suite), ask_passphrase)
         signed = proposal.signed_by(signers)
         write_durably(proposal_file, signed.envelope, mode=0o644)

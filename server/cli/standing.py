@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from server.cli.console import DEFAULT_SITE_DIR, SiteDir, out
 from server.cli.remote import Url, remote
@@ -22,7 +23,8 @@ def status(
 ) -> None:
     """Show what each door should enforce, says it enforces, and has confirmed.
 
-    `applied` counts by signed receipts alone. Exit code 1 if a door is not converged.
+    `3` says that a signed receipt confirms version 3, `2 of 3` that the newest is not confirmed
+    yet; `waiting` counts events that are on their way. Exit code 1 if a door is not converged.
     """
     with remote(site_dir, url) as server:
         doors = server.get("/api/v1/doors/status")["doors"]
@@ -44,7 +46,9 @@ def status(
 
 
 def _table(doors: list[dict[str, Any]]) -> Table:
-    table = Table("door", "agent", "state", "policy", "revocation", "lockdown", "mode", "waiting")
+    table = Table(box=None)
+    for heading in ("door", "agent", "state", "policy", "revoked", "lockdown", "mode", "waiting"):
+        table.add_column(heading, overflow="fold")
     for each in doors:
         desired, applied, reported = each["desired"], each["applied"] or {}, each["reported"] or {}
         style = _STYLES[each["state"]]
@@ -53,12 +57,12 @@ def _table(doors: list[dict[str, Any]]) -> Table:
         table.add_row(
             each["door"],
             each["agent"],
-            f"[{style}]{state}[/]",
+            Text(state, style),
             _progress(applied.get("policy", 0), wanted),
             _progress(applied.get("revocation", 0), desired["revocation"]["sequence"]),
             _progress(applied.get("lockdown", 0), desired["lockdown"]),
-            str(reported.get("mode", "unknown")),
-            str(reported.get("waiting", "")),
+            str(reported.get("mode", "-")),
+            str(reported.get("waiting", "-")),
         )
     return table
 

@@ -61,6 +61,9 @@ def list_command(
     if as_json_:
         typer.echo(as_json(items))
         return
+    if not items:
+        err.print("No tokens yet: `ostiary tokens create NAME --scope SCOPE` makes one.")
+        return
     table = Table(box=None)
     for heading in ("id", "name", "scopes", "expires", "last used", "made by"):
         table.add_column(heading, overflow="fold")

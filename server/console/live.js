@@ -145,7 +145,10 @@ function takeDoors(found) {
 
 function keep(event) {
   events.unshift(event);
-  if (events.length > KEPT) events.length = KEPT;
+  if (events.length > KEPT) {
+    const routine = events.findLastIndex((each) => kindOf(each) === "routine");
+    events.splice(routine < 0 ? KEPT : routine, 1);
+  }
   if (!/^access\.(granted|denied)$/.test(eventName(event))) return;
   const known = lastAccess.get(doorOf(event));
   // An event that arrives late doesn't become the latest.
@@ -179,7 +182,8 @@ function show(event) {
 function wanted(event) {
   const door = at("door-filter").value;
   const kind = at("kind-filter").value;
-  return (!door || doorOf(event) === door) && (!kind || kindOf(event) === kind);
+  if (door && doorOf(event) !== door) return false;
+  return kind === "all" || (kind ? kindOf(event) === kind : kindOf(event) !== "routine");
 }
 
 // --- what a screen reader is told: alarms and the connection, at most every few seconds
@@ -268,7 +272,7 @@ function drawWords() {
   at("language").textContent = words().other;
   at("language").lang = words().otherLang;
   const kind = at("kind-filter").value;
-  at("kind-filter").replaceChildren(new Option(words().all, ""),
+  at("kind-filter").replaceChildren(new Option(words().usual, ""), new Option(words().all, "all"),
     ...Object.keys(words().kinds).map((name) => new Option(word("kinds", name), name)));
   at("kind-filter").value = kind;
 }

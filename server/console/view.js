@@ -26,11 +26,17 @@ function icon(name) {
 
 export const eventName = (event) => String(event.type).replace(/^io\.ostiary\./, "").replace(/\.v\d$/, "");
 
-const ALARMS = new Set(["access.duress", "door.forced", "door.held", "alarm.raised", "agent.events_lost"]);
-const WARNINGS = new Set(["door.held_prealarm", "door.fault", "agent.buffer_high", "agent.clock_stepped", "policy.rejected"]);
+const ALARMS = new Set(["access.duress", "door.forced", "door.held", "alarm.raised", "agent.events_lost", "revocation.overdue"]);
+const WARNINGS = new Set(["door.held_prealarm", "door.fault", "agent.buffer_high", "agent.clock_stepped", "policy.rejected", "statement.rejected",
+  "policy.stale", "policy.expired", "lockdown.started", "command.refused", "agent.offline"]);
+
+// What every door says of each order that reaches it: a thousand doors would push what people do off the page.
+const ROUTINE = new Set(["policy.published", "policy.applied", "policy.fresh", "revocation.applied", "lockdown.applied", "root.applied",
+  "certificate.applied", "agent.online"]);
 
 export function kindOf(event) {
   const name = eventName(event);
+  if (ROUTINE.has(name)) return "routine";
   if (ALARMS.has(name)) return "alarm";
   if (name === "access.denied") return "denied";
   if (name.startsWith("access.")) return "access";
@@ -64,13 +70,15 @@ function timeElement(time) {
 }
 
 export const doorOf = (event) => (String(event.subject).startsWith("doors/") ? String(event.subject).slice(6) : "");
-const placeOf = (event) => doorOf(event) || String(event.subject).replace(/^[a-z]+\//, "");
+const placeOf = (event) => /^(?:doors|agents|sites)\/(.*)/s.exec(String(event.subject))?.[1] ?? "";
 
 export function whoOf(event) {
   const data = event.data ?? {};
   if (data.person) return visible(data.person);
   return data.card ? words().card(`…${visible(String(data.card).slice(-6))}`) : "";
 }
+
+const named = (parts, between) => parts.filter(Boolean).map(visible).join(between);
 
 // What follows the event's own words: why, how, how long.
 function detailOf(event) {
@@ -88,7 +96,20 @@ function detailOf(event) {
     case "agent.clock_stepped": return words().stepped(number(data.step_ms));
     case "agent.events_lost": return words().lostCount(number(data.count));
     case "policy.applied": return words().version(number(data.policy_version));
-    case "policy.rejected": return [data.reason, data.detail].filter(Boolean).map(visible).join(": ");
+    case "policy.published": return words().version(number(data.policy_version));
+    case "root.published": case "root.applied": return words().version(number(data.version));
+    case "policy.rejected": case "statement.rejected": return named([data.reason, data.detail], ": ");
+    case "policy.stale": case "policy.expired": case "policy.fresh": case "lockdown.applied": case "revocation.overdue": case "revocation.overdue.cleared":
+      return named(Array.isArray(data.doors) ? data.doors : [], ", ");
+    case "revocation.requested": return named([data.kind, data.subject, data.reason], " ");
+    case "revocation.applied": return `#${number(data.sequence)}`;
+    case "lockdown.started": case "lockdown.ended": return named([data.scope, data.name], " ");
+    case "command.sent": case "command.executed": return named([data.action], "");
+    case "command.refused": return named([data.action, data.reason, data.detail], ": ");
+    case "model.changed": return named([data.action, data.kind, data.id], " ");
+    case "token.changed": return named([data.action], "");
+    case "certificate.applied": return data.until ? utc(data.until) : "";
+    case "agent.online": case "agent.offline": return visible(data.why);
     case "alarm.raised":
       return [word("alarmKind", data.kind), data.agent && visible(data.agent), visible(data.detail),
         data.count > 1 && words().times(number(data.count))].filter(Boolean).join(" · ");

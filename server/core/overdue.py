@@ -46,7 +46,7 @@ class Overdue:
             if agent in self.alarmed:
                 self.alarmed.discard(agent)
                 ended.append(Late(agent, done, now_s - since_s))
-        for gone in set(self._since_s) - set(agents):
+        for gone in set(self._since_s).difference(agents):
             del self._since_s[gone]
             self.alarmed.discard(gone)
         return began, ended

@@ -1,10 +1,11 @@
 """Which doors still let in what is revoked, and for how long at most. Pure.
 
 A door is a risk while its agent has not confirmed an entry of the revocation log that denies
-someone whom its policy lets in. It is one at the latest until the door's newest heartbeat is older
-than the door's grace: from then on it lets in nobody but those on its offline list. That is a bound
-because heartbeats go only to agents that are heard; one that is heard and does not confirm has no
-bound.
+someone whom its policy lets in. It is one at the latest until the newest heartbeat that the agent
+can have answered is older than the door's grace: from then on it lets in nobody but those on its
+offline list. That is a bound whether the agent is heard or not, since a heartbeat that names an
+entry which the agent lacks makes its doors no fresher: one that lacks entry N has answered none
+that named N or more.
 """
 
 from __future__ import annotations
@@ -49,10 +50,9 @@ class AgentPosture:
     agent: str
     applied: int
     """The last sequence of the revocation log it has given a receipt for."""
-    live: bool
-    heartbeat: datetime | None
-    """When the newest heartbeat it may hold was issued; None: it never got one, and lets in
-    nobody but the offline list."""
+    heartbeats: Sequence[tuple[int, datetime]] = ()
+    """Heads of the log that heartbeats named, ascending, each with when the newest of those that
+    named it was issued. None: it never got one, and lets in nobody but the offline list."""
     doors: Sequence[DoorPosture] = field(default=())
 
 
@@ -66,8 +66,7 @@ class Exposure:
     sequence: int
     """The entry that denies it, which the agent has not confirmed."""
     until: datetime | None
-    """At the latest. None: no end is known, for the agent is heard, or the card is on the offline
-    list."""
+    """At the latest. None: there is no end, for the card is on the offline list."""
 
 
 def exposures(
@@ -85,19 +84,27 @@ def exposures(
             continue
         for door in agent.doors:
             for card in door.admits:
-                entry = log.against(card, door, agent.applied)
-                if entry is not None:
-                    end = _end(agent, door, card)
+                lacked = log.against(card, door, agent.applied)
+                if lacked:
+                    end = _end(agent, door, card, min(lacked))
                     if end is None or end > now:
-                        yield Exposure(agent.agent, door.door, card.card, entry, end)
+                        yield Exposure(agent.agent, door.door, card.card, max(lacked), end)
 
 
-def _end(agent: AgentPosture, door: DoorPosture, card: Admission) -> datetime | None:
-    if agent.live or card.offline:
+def answered(heartbeats: Iterable[tuple[int, datetime]], lacked: int) -> datetime | None:
+    """When the newest of these was issued that who lacks an entry of the log can have answered."""
+    return max((issued for head, issued in heartbeats if head < lacked), default=None)
+
+
+def _end(
+    agent: AgentPosture, door: DoorPosture, card: Admission, first_lacked: int
+) -> datetime | None:
+    if card.offline:
         return card.valid_until
-    if agent.heartbeat is None:
+    issued = answered(agent.heartbeats, first_lacked)
+    if issued is None:
         return _NEVER
-    end = agent.heartbeat + timedelta(seconds=door.grace_s)
+    end = issued + timedelta(seconds=door.grace_s)
     return end if card.valid_until is None else min(end, card.valid_until)
 
 
@@ -113,8 +120,8 @@ class _Log:
             found.setdefault((each.kind, each.subject), []).append(each.sequence)
         return cls(max((max(s) for s in found.values()), default=0), found)
 
-    def against(self, card: Admission, door: DoorPosture, applied: int) -> int | None:
-        """The newest entry that denies the card here, if the agent has applied none that does."""
+    def against(self, card: Admission, door: DoorPosture, applied: int) -> Sequence[int]:
+        """The entries that deny the card here; none if the agent has applied one that does."""
         standing = [
             *self._above(("card", card.card), card.card_cleared),
             *self._above(("person", card.person), card.person_cleared),
@@ -125,9 +132,7 @@ class _Log:
             for version in door.key_versions
             for sequence in self._above(("key-version", f"{door.domain}/{version}"), 0)
         ]
-        if not standing or min(standing) <= applied:
-            return None
-        return max(standing)
+        return () if standing and min(standing) <= applied else standing
 
     def _above(self, subject: tuple[str, str], cleared: int) -> Iterator[int]:
         return (s for s in self.sequences.get(subject, ()) if s > cleared)

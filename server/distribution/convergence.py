@@ -23,6 +23,7 @@ from server.ingest.verify import AlarmKind, Refusal
 from server.store.announcements import announce_all
 
 LOOK_S = 1.0
+_AT_ONCE = 500
 MOST_DOORS = 64
 """Named in one event; an agent has a few."""
 
@@ -52,6 +53,7 @@ class Convergence:
         self._alarm, self._announced = alarm, announced
         self._overdue = Overdue()
         self._contradicted: dict[str, str] = {}
+        self._compared: dict[str, tuple[Applied | None, Version | None, LogHead]] = {}
 
     def desired(self, agent: str) -> Desired:
         """What the agent's heartbeat names."""
@@ -71,8 +73,10 @@ class Convergence:
     async def look(self) -> None:
         """Raise what is to be raised now."""
         agents, applied = self._agents(), self.applied()
-        for agent in agents:
+        for number, agent in enumerate(agents, 1):
             self._compare(agent, applied.get(agent))
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)  # others may wait for the event loop
         began, ended = self._overdue.look(
             self._revocation().sequence,
             {agent: done.revocation for agent, done in applied.items()},
@@ -103,6 +107,16 @@ class Convergence:
         )
 
     def _compare(self, agent: str, applied: Applied | None) -> None:
+        said = (applied, self._policy(agent), self._revocation())
+        before = self._compared.get(agent)
+        if (
+            before is not None
+            and before[0] is applied
+            and before[1] is said[1]
+            and before[2] is said[2]
+        ):
+            return  # nothing new to compare
+        self._compared[agent] = said
         wrong = None if applied is None else contradicts(self.desired(agent), applied)
         if wrong is None:
             self._contradicted.pop(agent, None)

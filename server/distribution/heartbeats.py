@@ -33,6 +33,8 @@ RESERVED_US = 60_000_000
 _AHEAD = 100_000
 """Counters beyond the clock, for the first minute after a restart."""
 _RETRY_S = 1.0
+HEADS = 16
+"""So many heads of the log are told apart by when heartbeats named them, for each agent."""
 _AT_ONCE = 64
 
 Publish = Callable[[str, bytes, bool], Awaitable[None]]
@@ -92,7 +94,7 @@ class Heartbeats:
         self._round: list[str] = []
         self._turn = 0
         self._round_s = 0.0
-        self._issued: dict[str, datetime] = {}
+        self._issued: dict[str, list[tuple[int, datetime]]] = {}
         self._earlier: datetime | None = None
         """No heartbeat of an earlier run was issued later: counters are times, and reserved."""
 
@@ -106,9 +108,14 @@ class Heartbeats:
         self._gone[agent] = None
         self._wake.set()
 
-    def issued(self, agent: str) -> datetime | None:
-        """The agent can hold no heartbeat that was issued later. None: there never was one."""
-        return self._issued.get(agent, self._earlier)
+    def issued(self, agent: str) -> list[tuple[int, datetime]]:
+        """Heads of the revocation log that the agent's heartbeats named, ascending.
+
+        Each with when the newest that named it was issued; what came before the last HEADS of them
+        counts as the first of those. Empty: it never got a heartbeat.
+        """
+        earlier = [] if self._earlier is None else [(0, self._earlier)]
+        return self._issued.get(agent) or earlier
 
     async def load(self) -> None:
         """Read how far an earlier run may have counted."""
@@ -191,7 +198,8 @@ class Heartbeats:
         signed = await loop.run_in_executor(self._executor, self._sign, facts, now, first)
         for start in range(0, len(signed), _AT_ONCE):
             some = signed[start : start + _AT_ONCE]
-            self._issued.update((agent, now) for agent, _ in some)  # it may arrive all the same
+            for agent, _ in some:
+                self._note(agent, facts[agent].revocation.sequence, now)
             told = await asyncio.gather(
                 *(self._publish(down(self._site, a, HEARTBEAT), e, True) for a, e in some),
                 return_exceptions=True,
@@ -200,6 +208,18 @@ class Heartbeats:
                 if not isinstance(failure, ConnectionError):
                     raise failure
             self._metrics.sent.inc(sum(each is None for each in told))
+
+    def _note(self, agent: str, head: int, now: datetime) -> None:
+        """It goes out now, and may arrive though the broker does not say so."""
+        heads = self._issued.setdefault(agent, self.issued(agent))
+        if heads and heads[-1][0] == head:
+            heads[-1] = (head, max(heads[-1][1], now))
+            return
+        heads.append((head, now))
+        if len(heads) > HEADS:
+            # the one that is dropped was issued no later than the next: that stands for it
+            (dropped, _), (_, issued) = heads[:2]
+            heads[:2] = [(dropped, issued)]
 
     def _sign(
         self, facts: Mapping[str, Facts], issued: datetime, first: int

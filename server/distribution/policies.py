@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from importlib.metadata import version as version_of
+from itertools import islice
+from time import perf_counter
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -28,7 +30,8 @@ from schemas.topics import POLICY, down
 from schemas.versions import MAX_LEAP, Version
 from server.clock import Clock
 from server.core.card_tree import PolicyTooLarge
-from server.distribution.compiling import WHOLE, Compiler, Task
+from server.distribution.compiling import Compiler
+from server.distribution.drafts import WHOLE, Order, Outcome, Task
 from server.ingest.verify import AlarmKind, Refusal
 from server.model.reading import agents_with_doors, forget_touched, touched_since
 from server.model.revisions import touch
@@ -43,11 +46,14 @@ PATIENCE_S = 2.0
 LOOK_S = 3600.0
 """How often to see whether a new day has come; a clock may have been set meanwhile."""
 RETRY_S = 30.0
+STRAY_S = 60.0
+"""At most so often does an agent get a new version because of what it reports."""
 MARGIN = 1000
 """Beyond a version this server never made: the agent may have been told of more than it applied."""
-AT_ONCE = 3
-"""Agents whose policies are made at a time; the compiler's thread is the narrow place."""
-TELLERS = 4
+MAKERS = 2
+"""One may wait for the database while another has the compiler's thread."""
+AT_ONCE = 32
+"""Agents whose policies are made or told of together."""
 
 Publish = Callable[[str, bytes, bool], Awaitable[None]]
 """(topic, payload, retain); raises ConnectionError while there is no broker."""
@@ -83,10 +89,14 @@ class Policies:
         )
         self._newest: dict[str, Version] = {}
         self._reported: dict[str, Version] = {}
+        self._heeded: dict[str, tuple[Version, float]] = {}
+        """agent -> the last stray version that was answered by a new one, and when."""
         self._due: dict[str, Task] = {}
         self._busy: set[str] = set()
         self._again: set[str] = set()
         """Agents for whom something went wrong that may pass."""
+        self._undone: dict[str, Task] = {}
+        """agent -> what its newest policy was to be made for when that failed."""
         self.failures: dict[str, str] = {}
         """agent -> why its newest policy is not what the model says."""
         self._seen = 0
@@ -126,14 +136,20 @@ class Policies:
         """Take the policy that `agent` reports to have applied.
 
         One that this server never made is of a database that was restored from a backup since: the
-        next version is above it.
+        next version is above it. At most once in STRAY_S for each agent: whoever has its key must
+        not make us sign one policy after another. It reports again before that is over.
         """
         if applied is None:
             self._reported.pop(agent, None)
             return
-        before, self._reported[agent] = self._reported.get(agent), applied
-        if applied == before or not self._is_stray(agent, applied):
+        self._reported[agent] = applied
+        if not self._is_stray(agent, applied):
             return
+        last, at_s = self._heeded.get(agent, (None, 0.0))
+        now_s = self._clock.monotonic()
+        if last is not None and (applied == last or now_s - at_s < STRAY_S):
+            return
+        self._heeded[agent] = (applied, now_s)
         own = self._newest.get(agent)
         known = own.version if own is not None else 0
         ahead = f"agent {agent} has applied policy {applied.version}, the newest is {known}"
@@ -147,9 +163,8 @@ class Policies:
     async def run(self) -> None:
         """Keep policies up with the model and tell agents of them, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(TELLERS):
-                group.create_task(self._tell_stage())
-            for _ in range(AT_ONCE):
+            group.create_task(self._tell_stage())
+            for _ in range(MAKERS):
                 group.create_task(self._make_stage())
             group.create_task(self._tidy_stage())
             group.create_task(self._check_stage())
@@ -214,46 +229,58 @@ class Policies:
 
     async def _make_stage(self) -> None:
         while True:
-            agent = next((each for each in self._due if each not in self._busy), None)
-            if agent is None:
+            agents = list(islice((a for a in self._due if a not in self._busy), AT_ONCE))
+            if not agents:
                 self._work.clear()
                 await self._work.wait()
                 continue
-            task = self._due.pop(agent)
-            self._busy.add(agent)
+            tasks = {agent: self._due.pop(agent) for agent in agents}
+            self._busy.update(agents)
             try:
-                await self._make(agent, task)
+                await self._make(tasks)
             finally:
-                self._busy.discard(agent)
+                self._busy.difference_update(agents)
             self._metrics.waiting.set(len(self._due))
-            self._work.set()  # the same agent may be due again
+            self._work.set()  # the same agents may be due again
             self._idle.set()
 
-    async def _make(self, agent: str, task: Task) -> None:
-        if agent in self.failures:
-            task = task.with_(WHOLE)  # what it failed at is not done yet
-        try:
-            with self._metrics.seconds.time():
-                made = await self._compiler.make(
-                    agent, task, applied=self._reported.get(agent), above=self._above(agent)
-                )
-        except Exception as error:  # whatever it is: the other agents get their policies
-            self.failures[agent] = str(error)[:500]
+    async def _make(self, tasks: Mapping[str, Task]) -> None:
+        orders = {
+            agent: Order(
+                task.with_(self._undone.get(agent, task)),
+                self._reported.get(agent),
+                self._above(agent),
+            )
+            for agent, task in tasks.items()
+        }
+        began_s = perf_counter()
+        made = await self._compiler.make_all(orders)
+        each_s = (perf_counter() - began_s) / len(orders)
+        for agent, outcome in made.items():
+            self._metrics.seconds.observe(each_s)
+            self._take(agent, outcome, orders[agent].task)
+        self._announced()
+
+    def _take(self, agent: str, outcome: Outcome, task: Task) -> None:
+        if isinstance(outcome, Exception):
+            self._undone[agent] = task.with_(WHOLE)
+            self.failures[agent] = str(outcome)[:500]
             self._metrics.failed.inc()
-            if isinstance(error, PolicyTooLarge):
-                log.error("policy_not_made", agent=agent, why=str(error))
+            if isinstance(outcome, PolicyTooLarge):
+                log.error("policy_not_made", agent=agent, why=str(outcome))
             else:
-                log.exception("policy_not_made", agent=agent, retry_s=RETRY_S)
+                log.error("policy_not_made", agent=agent, retry_s=RETRY_S, exc_info=outcome)
                 self._again.add(agent)
                 asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
             return
         self.failures.pop(agent, None)
-        if made is not None:
-            self._newest[agent] = made
+        self._undone.pop(agent, None)
+        # one that is not new may be so here: a commit that failed had happened
+        if outcome is not None and outcome != self._newest.get(agent):
+            self._newest[agent] = outcome
             self._metrics.published.inc()
-            self._announced()
             self._untold.put_nowait(agent)
-            log.info("policy_published", agent=agent, version=made.version)
+            log.info("policy_published", agent=agent, version=outcome.version)
 
     def _is_stray(self, agent: str, applied: Version) -> bool:
         """Whether this server never made it."""
@@ -291,16 +318,31 @@ class Policies:
 
     async def _tell_stage(self) -> None:
         while True:
-            agent = await self._untold.get()
-            if agent not in self._live():
-                continue  # its heartbeat will say so when it is back
-            try:
-                envelope = await self.envelope(agent)
-                if envelope is not None:
-                    await self._publish(down(self._root().site, agent, POLICY), envelope, False)
+            agents = [await self._untold.get()]
+            while len(agents) < AT_ONCE and not self._untold.empty():
+                agents.append(self._untold.get_nowait())
+            live = self._live()
+            # who is away learns of it by the heartbeat when it is back
+            if there := [agent for agent in agents if agent in live]:
+                await self._tell(there)
+
+    async def _tell(self, agents: Collection[str]) -> None:
+        try:
+            async with self._engine.connect() as connection:
+                stored = await rows.newest_policies(connection, agents)
+        except DATABASE_ERRORS as error:
+            log.info("policies_not_told", agents=len(agents), why=str(error)[:500])
+            return
+        site = self._root().site
+        said = (self._publish(down(site, a, POLICY), p.envelope, False) for a, p in stored.items())
+        told = await asyncio.gather(*said, return_exceptions=True)
+        for agent, failure in zip(stored, told, strict=True):
+            if failure is None:
                 self._beat(agent)
-            except (ConnectionError, *DATABASE_ERRORS) as error:
-                log.info("policy_not_told", agent=agent, why=str(error)[:500])
+            elif isinstance(failure, ConnectionError):
+                log.info("policy_not_told", agent=agent, why=str(failure)[:500])
+            else:
+                raise failure
 
     async def _check_stage(self) -> None:
         """Owe a new version to each agent whose stored one is not signed by the present key."""
@@ -339,7 +381,7 @@ class _Metrics:
         )
         self.seconds = Histogram(
             "ostiary_policy_seconds",
-            "Duration of making one agent's policy, or finding that it says nothing new",
+            "Duration of making an agent's policy, or finding that it says nothing new",
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
             registry=registry,
         )

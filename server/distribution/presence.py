@@ -20,7 +20,7 @@ from server.clock import Clock, microseconds
 from server.core.clones import Clones, Sighting
 from server.core.presence import Change, Watch
 from server.ingest.verify import AlarmKind, Refusal
-from server.state import LinkStatus
+from server.link_status import LinkStatus
 from server.store.announcements import announce_all
 from server.store.receipt_tables import presence
 
@@ -66,10 +66,10 @@ class Presence:
                 if row.online:
                     self._watch.expect(row.agent, now_s)
 
-    @property
-    def reports(self) -> dict[str, Report]:
-        """The newest report of each agent that this run has heard."""
-        return {a: s.report for a, s in self._watch.seen.items() if s.report is not None}
+    def report(self, agent: str) -> Report | None:
+        """The newest report of the agent that this run has heard."""
+        seen = self._watch.seen.get(agent)
+        return None if seen is None else seen.report
 
     def live(self) -> Collection[str]:
         """The agents that are there."""
@@ -93,18 +93,18 @@ class Presence:
         """When this run heard the agent last."""
         return self._heard_at.get(agent)
 
-    def heard(self, agent: str, report: Report) -> None:
-        """Take a verified report of `agent`."""
+    def heard(self, agent: str, report: Report) -> bool:
+        """Take a verified report of `agent`; False if it was kept and played again."""
         now = self._clock.now()
         if report.clock.status == "synced" and abs(now - report.issued) > SKEW:
             detail = f"report of {report.issued.isoformat()} came at {now.isoformat()}"
             self._alarm(Refusal(AlarmKind.STALE_REPORT, agent, detail))
-            return
+            return False
         match self._clones.seen(agent, report.session, report.counter):
             case Sighting.REPLAY:
                 detail = f"report {report.counter} of session {report.session} came again"
                 self._alarm(Refusal(AlarmKind.REPLAYED, agent, detail))
-                return
+                return False
             case Sighting.CLONE:
                 detail = f"session {report.session} goes on beside another: two devices, one name"
                 self._alarm(Refusal(AlarmKind.IDENTITY_CLONED, agent, detail))
@@ -118,6 +118,7 @@ class Presence:
             self._note(agent, True, "it reports")
         elif change is Change.WENT:
             self._note(agent, False, "it was stopped")
+        return True
 
     def broken(self, agent: str) -> None:
         """The broker's word that the agent's connection broke: a hint."""

@@ -142,8 +142,7 @@ class Revocations:
         Who is denied already for the same reason gets no second entry, but the one that stands.
         Raises ValueError if `subject` does not name one of its kind, or what `revoke_all` raises.
         """
-        (revoked,) = await self.revoke_all([Subject(kind, subject, reason)], by)
-        return revoked.entry
+        return (await self.revoke_all([Subject(kind, subject, reason)], by))[0].entry
 
     async def revoke_all(self, subjects: Sequence[Subject], by: str) -> list[Revoked]:
         """As `revoke`, for many in one transaction, in their order.
@@ -166,7 +165,7 @@ class Revocations:
             self._strays.discard(agent)
 
     async def after(self, sequence: int, agent: str = "") -> list[bytes] | None:
-        """The signed messages that bring one who has the log up to `sequence` to its head.
+        """The messages that bring one who has the log up to `sequence` to its head.
 
         None if it takes a snapshot: too much is missing, or `agent` holds another log.
         """

@@ -32,6 +32,7 @@ from server.pki import Authority, BadRequest
 from server.site import Site
 from server.store.agents import AgentExists, insert_agent, list_agents, retire_agent
 from server.store.announcements import announce
+from server.store.counters import forget_commands
 from server.store.enrolments import (
     REQUEST_HOURS,
     Standing,
@@ -224,8 +225,8 @@ class Enrolments:
         agent, now_us = standing.agent, microseconds(self._clock.now())
         assert standing.point is not None
         before = await retire_agent(connection, agent, now_us)
-        if before is not None:
-            await revoke_certificates(connection, agent, now_us)
+        await revoke_certificates(connection, agent, now_us)
+        await forget_commands(connection, agent)
         await insert_agent(connection, agent, self.site.suite, standing.point, now_us)
         await foretell_chain(connection, agent, standing.chain or "")
         await self._say(connection, "agent.enrolled", agent, by, standing.keyid)

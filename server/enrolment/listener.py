@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
 import uvicorn
@@ -19,6 +19,7 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from schemas.enrolment import MAX_REQUEST_BYTES, SECRET_BYTES
 from schemas.errors import first_problem
@@ -29,6 +30,9 @@ from server.tls import TlsFiles, listener_context
 
 BODY_S = 10.0
 MOST_CONNECTIONS = 64
+HANDSHAKE_S = 10.0
+LIFE_S = 60.0
+"""Of a connection, whatever it is used for: who says nothing is not waited for."""
 BURST, RATE_S, FAILURE_COSTS = 20.0, 2.0, 5.0
 """A device asks once in two seconds; who fails pays for it."""
 
@@ -121,10 +125,51 @@ def _answer(body: dict[str, str], status: int) -> Response:
     return JSONResponse(body, status, headers={**_FRESH, "Connection": "close"})
 
 
-class Listener(uvicorn.Server):
-    """The application on a socket that was bound already; `serve(sockets=[...])` runs it.
+class _Http(H11Protocol):
+    """What comes right behind the handshake waits until `begin`."""
 
-    Set `should_exit` to end it. It leaves signals alone: the program stops in its own order.
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ended = asyncio.Event()
+        self._early = b""
+        self._begun = False
+
+    def begin(self, transport: asyncio.Transport) -> None:
+        """Serve the connection, whose handshake is done."""
+        self._begun = True
+        self.connection_made(transport)
+        if self._early:  # no bytes are the end of a stream to h11
+            self.data_received(self._early)
+
+    def data_received(self, data: bytes) -> None:
+        if self._begun:
+            super().data_received(data)
+        else:
+            self._early += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._begun:
+            super().connection_lost(exc)
+        self.ended.set()
+
+
+class _Knock(asyncio.Protocol):
+    """A connection at its first moment, before TLS."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._listener.knocked(transport)
+
+
+class Listener(uvicorn.Server):
+    """The application on sockets that were bound already; `serve(sockets=[...])` runs it.
+
+    Set `should_exit` to end it. It leaves signals alone: the program stops in its own order. It
+    counts connections from their first moment: uvicorn bounds neither those that have not come to
+    an end of their handshake nor those that ask nothing, and each costs the server a file.
     """
 
     def __init__(self, app: FastAPI, tls: TlsFiles) -> None:
@@ -139,14 +184,53 @@ class Listener(uvicorn.Server):
             ws="none",
             timeout_keep_alive=5,
             timeout_graceful_shutdown=3,
-            limit_concurrency=MOST_CONNECTIONS,
             h11_max_incomplete_event_size=8 * 1024,
-            ssl_certfile=str(tls.certificate),
-            ssl_keyfile=str(tls.key),
         )
         config.load()
-        config.ssl = listener_context(tls)  # uvicorn's own would speak TLS 1.2 too
         super().__init__(config)
+        self._tls = listener_context(tls)  # uvicorn's own would speak TLS 1.2 too
+        self._open: set[asyncio.Task[None]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await self.lifespan.startup()
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(lambda: _Knock(self), sock=each, backlog=MOST_CONNECTIONS)
+            for each in sockets or ()
+        ]
+        self.started = True
+
+    def knocked(self, transport: asyncio.Transport) -> None:
+        """Serve a connection, unless there are as many as there may be."""
+        if len(self._open) >= MOST_CONNECTIONS:
+            transport.abort()
+            return
+        transport.pause_reading()
+        task = asyncio.create_task(self._attend(transport))
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+
+    async def _attend(self, transport: asyncio.Transport) -> None:
+        loop = asyncio.get_running_loop()
+        http = _Http(config=self.config, server_state=self.server_state, app_state={}, _loop=loop)
+        try:
+            async with asyncio.timeout(LIFE_S):
+                secured = await loop.start_tls(
+                    transport,
+                    http,
+                    self._tls,
+                    server_side=True,
+                    ssl_handshake_timeout=HANDSHAKE_S,
+                )
+                assert secured is not None
+                if not http.ended.is_set():
+                    http.begin(secured)
+                await http.ended.wait()
+        except OSError as error:  # among them a handshake that failed, and the time that is over
+            log.debug("connection_ended", why=str(error))
+        finally:
+            transport.abort()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

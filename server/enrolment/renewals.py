@@ -18,6 +18,7 @@ from schemas.statement import sign_statement
 from schemas.topics import CERTIFICATE, down
 from server.clock import Clock, from_microseconds, microseconds
 from server.pki import CLIENT_DAYS, Authority, BadRequest, requested_key
+from server.store.agents import is_agent
 from server.store.enrolments import Issued, add_certificate, key_digest, newest_certificate
 
 INTERVAL = timedelta(minutes=10)
@@ -79,6 +80,8 @@ class Renewals:
     async def _issue(self, agent: str, certificate: x509.Certificate) -> Issued:
         async with self._engine.begin() as connection:
             await add_certificate(connection, agent, certificate, self._clock.now())
+            if not await is_agent(connection, agent):  # removed since it was heard
+                raise BadRequest(f"{agent} is no agent any more")
         issued = await newest_certificate(self._engine, agent)
         assert issued is not None
         return issued

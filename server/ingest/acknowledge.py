@@ -18,6 +18,8 @@ from server.ingest.metrics import IngestMetrics
 
 INTERVAL_S = 0.02
 RESEND_INTERVAL_S = 1.0
+PATIENCE_S = 0.5
+"""So long acknowledgements wait for a crowd's events to be committed. Agents wait longer."""
 _AT_ONCE = 64
 
 Publish = Callable[[str, bytes], Awaitable[None]]
@@ -42,7 +44,10 @@ class Acknowledger:
         executor: Executor,
         clock: Clock,
         metrics: IngestMetrics,
+        others_wait: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`others_wait`: whether there are events that are not committed yet. They go first."""
+        self._others_wait, self._since = others_wait, 0.0
         self._site, self._signer, self._publish = site, signer, publish
         self._executor, self._clock, self._metrics = executor, clock, metrics
         self._waiting: dict[str, tuple[Head, bool]] = {}
@@ -54,8 +59,8 @@ class Acknowledger:
     def committed(self, agent: str, head: Head) -> None:
         """Acknowledge `head`. A request to resend that still waits goes with it."""
         _, resend = self._waiting.get(agent, (head, False))
+        self._begin()
         self._waiting[agent] = (head, resend)
-        self._wake.set()
 
     def resend(self, agent: str, head: Head) -> None:
         """Ask for everything after `head`, at most once a second."""
@@ -64,7 +69,12 @@ class Acknowledger:
             return
         self._asked[agent] = now
         self._metrics.resends.inc()
+        self._begin()
         self._waiting[agent] = (head, True)
+
+    def _begin(self) -> None:
+        if not self._waiting:
+            self._since = self._clock.monotonic()
         self._wake.set()
 
     def close(self) -> None:
@@ -76,9 +86,10 @@ class Acknowledger:
         """Say what is to be said, until closed."""
         while True:
             now = self._clock.monotonic()
+            hurried = self._others_wait() and now - self._since < PATIENCE_S
             due = {
                 agent: self._waiting.pop(agent)
-                for agent in list(self._waiting)
+                for agent in ([] if hurried and not self._closed else list(self._waiting))
                 if self._closed or now - self._sent.get(agent, -INTERVAL_S) >= INTERVAL_S
             }
             if due:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 
-from sqlalchemy import and_, bindparam, func, insert, select, tuple_, update
+from sqlalchemy import and_, bindparam, delete, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from schemas.chain import Head
@@ -37,11 +37,7 @@ _CHANGE_DOOR = (
     .where(door_states.c.door == bindparam("of_door"))
     .values({c: bindparam(f"to_{c.name}") for c in door_states.c if c.name != "door"})
 )
-_CHANGE_APPLIED = (
-    update(applied)
-    .where(applied.c.agent == bindparam("of_agent"))
-    .values({c: bindparam(f"to_{c.name}") for c in applied.c if c.name != "agent"})
-)
+_FORGET_APPLIED = delete(applied).where(applied.c.agent == bindparam("of_agent"))
 
 Projection = Callable[[AsyncConnection, Sequence[Row]], Awaitable[None]]
 """Writes what follows from new rows into other tables, in the transaction that stores the rows."""
@@ -135,6 +131,10 @@ class Ledger:
         self.position += len(rows)
         return self.position
 
+    def forget_receipts(self, agent: str) -> None:
+        """The device is gone that gave them; `retire_agent` takes them from the store."""
+        self.applied.pop(agent, None)
+
     async def _move_chains(
         self, connection: AsyncConnection, heads: Mapping[ChainKey, Head], now_us: int
     ) -> None:
@@ -177,16 +177,9 @@ class Ledger:
     async def _change_applied(
         self, connection: AsyncConnection, receipts: Mapping[str, Applied]
     ) -> None:
-        new = [asdict(each) for agent, each in receipts.items() if agent not in self.applied]
-        known = [each for agent, each in receipts.items() if agent in self.applied]
-        if new:
-            await connection.execute(insert(applied), new)
-        if known:
-            values = [
-                {f"{'of' if k == 'agent' else 'to'}_{k}": v for k, v in asdict(each).items()}
-                for each in known
-            ]
-            await connection.execute(_CHANGE_APPLIED, values)
+        if receipts:
+            await connection.execute(_FORGET_APPLIED, [{"of_agent": agent} for agent in receipts])
+            await connection.execute(insert(applied), [asdict(r) for r in receipts.values()])
 
 
 def _values(row: Row, position: int, recorded_us: int) -> dict[str, object]:

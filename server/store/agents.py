@@ -18,6 +18,7 @@ from schemas.root import AGENT_PURPOSES
 from schemas.suites import PublicKey, Suite, keyid
 from server.store.database import DatabaseUnavailable
 from server.store.identity_tables import announced_chains, retired_keys
+from server.store.receipt_tables import applied
 from server.store.tables import agents
 
 
@@ -66,7 +67,10 @@ async def insert_agent(
 
 
 async def retire_agent(connection: AsyncConnection, agent: str, now_us: int) -> Agent | None:
-    """Let the agent's key count for its old events alone; None if there is no such agent."""
+    """Let the agent's key count for its old events alone; None if there is no such agent.
+
+    What its device confirmed goes with it: the next one of this name begins with nothing.
+    """
     ours = agents.c.id == agent
     row = (await connection.execute(select(agents).where(ours))).one_or_none()
     if row is None:
@@ -83,7 +87,13 @@ async def retire_agent(connection: AsyncConnection, agent: str, now_us: int) -> 
         )
     )
     await connection.execute(delete(agents).where(ours))
+    await connection.execute(delete(applied).where(applied.c.agent == agent))
     return found
+
+
+async def is_agent(connection: AsyncConnection, agent: str) -> bool:
+    """Whether it is one now."""
+    return bool(await connection.scalar(select(agents.c.id).where(agents.c.id == agent)))
 
 
 async def list_agents(db: AsyncEngine) -> list[Agent]:

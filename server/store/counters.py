@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from server.store.distribution_tables import command_counters
 from server.store.tables import meta
 
 _RESERVED = "heartbeat_reserved"
+_BELIEVED_LEAP = 10_000
+"""An agent that claims to have taken commands farther ahead than this is not believed."""
 
 
-async def next_command(connection: AsyncConnection, agent: str, above: int) -> int:
-    """The counter of the agent's next command: beyond the last one, and beyond `above`."""
+async def next_command(connection: AsyncConnection, agent: str, reported: int) -> int:
+    """The counter of the agent's next command: beyond the last one, and beyond what it reports.
+
+    Unless it lies: whoever has its key could make a number that the agent itself must refuse.
+    """
     ours = command_counters.c.agent == agent
     last = (
         await connection.execute(select(command_counters.c.counter).where(ours))
     ).scalar_one_or_none()
-    counter = max(last or 0, above) + 1
+    believed = reported if reported <= (last or 0) + _BELIEVED_LEAP else 0
+    counter = max(last or 0, believed) + 1
     if last is None:
         await connection.execute(insert(command_counters).values(agent=agent, counter=counter))
     else:
         await connection.execute(update(command_counters).where(ours).values(counter=counter))
     return counter
+
+
+async def forget_commands(connection: AsyncConnection, agent: str) -> None:
+    """Another device has the agent's name: it has taken none, and what the last one said of them
+    says nothing.
+    """
+    await connection.execute(delete(command_counters).where(command_counters.c.agent == agent))
 
 
 async def read_reserved(db: AsyncEngine) -> int:

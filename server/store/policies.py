@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import cast
 
-from sqlalchemy import and_, delete, func, insert, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from server.store.distribution_tables import policies, policy_chunks
@@ -15,6 +15,15 @@ from server.store.tables import meta
 _DAY = "policies.day"
 _AT_ONCE = 250
 """Bound parameters a statement may have are limited."""
+
+_FORGET_VERSIONS = delete(policies).where(
+    policies.c.agent == bindparam("of"),
+    policies.c.version != bindparam("one"),
+    policies.c.version != bindparam("other"),
+)
+_FORGET_CHUNKS = delete(policy_chunks).where(
+    policy_chunks.c.agent == bindparam("of"), policy_chunks.c.digest == bindparam("named")
+)
 
 
 @dataclass(frozen=True)
@@ -61,9 +70,18 @@ async def list_policies(db: AsyncEngine) -> list[NewestPolicy]:
 
 async def newest_policy(connection: AsyncConnection, agent: str) -> SignedPolicy | None:
     """The newest policy of an agent."""
-    query = select(policies).where(policies.c.agent == agent).order_by(policies.c.version.desc())
-    row = (await connection.execute(query.limit(1))).first()
-    return None if row is None else SignedPolicy(*row)
+    return (await newest_policies(connection, [agent])).get(agent)
+
+
+async def newest_policies(
+    connection: AsyncConnection, agents: Iterable[str]
+) -> dict[str, SignedPolicy]:
+    """The newest policy of each of these agents that has one."""
+    found: dict[str, SignedPolicy] = {}
+    for some in _some(agents):
+        query = select(policies).where(policies.c.agent.in_(some)).order_by(policies.c.version)
+        found.update((row.agent, SignedPolicy(*row)) for row in await connection.execute(query))
+    return found
 
 
 async def version_of(connection: AsyncConnection, agent: str, version: int) -> SignedPolicy | None:
@@ -77,12 +95,10 @@ async def read_chunks(
     connection: AsyncConnection, agent: str, digests: Iterable[str]
 ) -> dict[str, bytes]:
     """Those of these chunks that belong to a policy of the agent."""
-    wanted = sorted(digests)
     found: dict[str, bytes] = {}
-    for start in range(0, len(wanted), _AT_ONCE):
+    for some in _some(digests):
         query = select(policy_chunks.c.digest, policy_chunks.c.body).where(
-            policy_chunks.c.agent == agent,
-            policy_chunks.c.digest.in_(wanted[start : start + _AT_ONCE]),
+            policy_chunks.c.agent == agent, policy_chunks.c.digest.in_(some)
         )
         found.update((digest, body) for digest, body in await connection.execute(query))
     return found
@@ -90,37 +106,47 @@ async def read_chunks(
 
 async def chunk_digests(connection: AsyncConnection, agent: str) -> set[str]:
     """The digests of all chunks that stand there for the agent."""
-    query = select(policy_chunks.c.digest).where(policy_chunks.c.agent == agent)
-    return set(await connection.scalars(query))
+    return (await all_chunk_digests(connection, [agent]))[agent]
 
 
-async def add_chunks(connection: AsyncConnection, agent: str, chunks: Mapping[str, bytes]) -> None:
-    """Store chunks that are not there yet."""
-    rows = [{"agent": agent, "digest": d, "body": b} for d, b in sorted(chunks.items())]
+async def all_chunk_digests(
+    connection: AsyncConnection, agents: Collection[str]
+) -> dict[str, set[str]]:
+    """The same for each of these agents."""
+    found: dict[str, set[str]] = {agent: set() for agent in agents}
+    columns = (policy_chunks.c.agent, policy_chunks.c.digest)
+    for some in _some(agents):
+        query = select(*columns).where(policy_chunks.c.agent.in_(some))
+        for agent, digest in await connection.execute(query):
+            found[agent].add(digest)
+    return found
+
+
+async def add_chunks(connection: AsyncConnection, chunks: Iterable[tuple[str, str, bytes]]) -> None:
+    """Store chunks that are not there yet: (agent, digest, body) each."""
+    rows = [{"agent": agent, "digest": d, "body": b} for agent, d, b in chunks]
     for start in range(0, len(rows), _AT_ONCE):
         await connection.execute(insert(policy_chunks), rows[start : start + _AT_ONCE])
 
 
-async def add_policy(connection: AsyncConnection, policy: SignedPolicy) -> None:
-    """Store a version."""
-    await connection.execute(insert(policies).values(asdict(policy)))
+async def add_policies(connection: AsyncConnection, made: Iterable[SignedPolicy]) -> None:
+    """Store versions, at least one."""
+    await connection.execute(insert(policies), [asdict(policy) for policy in made])
 
 
-async def forget(
-    connection: AsyncConnection, agent: str, versions: Collection[int], chunks: Collection[str]
+async def forget_versions(
+    connection: AsyncConnection, kept: Iterable[tuple[str, int, int]]
 ) -> None:
-    """Keep these versions of the agent alone, and take these chunks away."""
-    await connection.execute(
-        delete(policies).where(policies.c.agent == agent, policies.c.version.not_in(versions))
-    )
-    names = sorted(chunks)
-    for start in range(0, len(names), _AT_ONCE):
-        await connection.execute(
-            delete(policy_chunks).where(
-                policy_chunks.c.agent == agent,
-                policy_chunks.c.digest.in_(names[start : start + _AT_ONCE]),
-            )
-        )
+    """Of each agent keep these two versions alone: (agent, version, version) each."""
+    rows = [{"of": agent, "one": one, "other": other} for agent, one, other in kept]
+    await connection.execute(_FORGET_VERSIONS, rows)
+
+
+async def forget_chunks(connection: AsyncConnection, gone: Iterable[tuple[str, str]]) -> None:
+    """Take chunks away: (agent, digest) each."""
+    rows = [{"of": agent, "named": digest} for agent, digest in gone]
+    if rows:
+        await connection.execute(_FORGET_CHUNKS, rows)
 
 
 async def day_looked_at(connection: AsyncConnection) -> str | None:
@@ -134,3 +160,9 @@ async def looked_at(connection: AsyncConnection, day: str) -> None:
     moved = await connection.execute(update(meta).where(meta.c.key == _DAY).values(value=day))
     if not moved.rowcount:
         await connection.execute(insert(meta).values(key=_DAY, value=day))
+
+
+def _some(names: Iterable[str]) -> Iterator[list[str]]:
+    every = sorted(names)
+    for start in range(0, len(every), _AT_ONCE):
+        yield every[start : start + _AT_ONCE]

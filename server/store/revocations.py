@@ -83,6 +83,24 @@ async def find_entries(
     return [_entry(row) for row in rows]
 
 
+async def entries_against(
+    connection: AsyncConnection, subjects: Iterable[tuple[RevokedKind, str]]
+) -> list[RevocationEntry]:
+    """All entries there ever were against these: (kind, subject) each."""
+    by_kind: dict[RevokedKind, list[str]] = {}
+    for kind, subject in subjects:
+        by_kind.setdefault(kind, []).append(subject)
+    found: list[RevocationEntry] = []
+    for kind, named in by_kind.items():
+        for start in range(0, len(named), _AT_ONCE):
+            query = select(revocations).where(
+                revocations.c.kind == kind,
+                revocations.c.subject.in_(named[start : start + _AT_ONCE]),
+            )
+            found += [_entry(row) for row in await connection.execute(query)]
+    return found
+
+
 async def newest_of(
     connection: AsyncConnection, kind: RevokedKind, subjects: Sequence[str]
 ) -> dict[str, RevocationEntry]:

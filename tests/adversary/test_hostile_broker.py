@@ -15,7 +15,7 @@ from server.broker.link import Link as ServerLink
 from server.clock import SystemClock
 from server.ingest.intake import Intake
 from server.ingest.metrics import IngestMetrics
-from server.state import LinkStatus
+from server.link_status import LinkStatus
 from tests.hostile_broker import HostileBroker, listening, packet, publication
 from tests.link_rig import unconnected
 from tests.site_keys import SiteKeys

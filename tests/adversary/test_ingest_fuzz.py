@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.suites import INTL
 from server.ingest.alarms import Alarms
-from server.ingest.doors import project
+from server.ingest.doors import Doors, project
 from server.ingest.heads import Batch, Heads
 from server.ingest.journal import Journal, say_alarm
 from server.ingest.verify import Refusal, Verified, verify_message
@@ -34,7 +34,7 @@ def digest_all(topic: str, payload: bytes) -> Verified | Refusal:
     if isinstance(result, Verified):
         batch.place(result)
         for link in result.links:
-            list(project({}, result.agent, link.event, 1))
+            list(project(Doors(), result.agent, link.event, 1))
     else:
         batch.alarms.append(result)
     raised = Alarms().raise_for(batch.alarms, {"front"}, 0.0)

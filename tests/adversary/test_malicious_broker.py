@@ -171,6 +171,8 @@ async def test_a_fast_forward_is_refused(tmp_path):
             await rig.say(LOCKDOWN, rig.voice.keys.sign(lockdowns))
         async with refusal(rig, "FastForward", HEARTBEAT):
             await rig.say(HEARTBEAT, rig.voice.heartbeat(lockdown=far))
+        first = rig.voice.command(Action.LOCK, rig.session, DOOR)
+        await rig.store.take_command(first, rig.session, rig.voice.now())
         async with refusal(rig, "FastForward", COMMAND):
             command = rig.voice.command(Action.LOCK, rig.session, DOOR, counter=far)
             await rig.say(COMMAND, command)
@@ -295,6 +297,24 @@ async def test_a_retrieval_that_trickles_is_noticed(tmp_path, monkeypatch):
             await rig.say(CHUNK, rig.voice.chunks[rig.pulls[-1].chunks[0]])
         rig.honest = True
         await rig.event("policy.applied", policy_version=2)
+
+
+async def test_an_old_snapshot_whose_chunks_nobody_has_keeps_no_revocation_away(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(fetching, "ANSWER_S", 0.2)
+    async with at_work(tmp_path) as rig:
+        voice = rig.voice
+        voice.revoke(ADA)
+        known = set(voice.chunks)
+        old = voice.snapshot()
+        for digest in set(voice.chunks) - known:
+            del voice.chunks[digest]
+        voice.revoke("00000000000000cc")
+        await rig.say(SNAPSHOT, old)
+        await rig.until_heard(lambda: rig.pulls[-1].chunks)
+        await rig.say(HEARTBEAT, voice.heartbeat())
+        await rig.event("revocation.applied", sequence=3)
 
 
 async def test_equivocation_is_refused_and_named(tmp_path):

@@ -1,4 +1,6 @@
-"""Seeded fault schedules: nothing that was stored is lost, doubled or changed, whatever fails when.
+"""Seeded fault schedules: whatever fails when, nothing stored is lost, doubled or changed.
 
-`python -m tests.chaos --help`. What a schedule does follows from its seed alone.
+Nothing that an agent believes goes back or is forgotten, no command is done twice or late, no
+strike moves unasked, and once the faults end every agent has what the server wants it to have.
+`python -m tests.chaos --help`. The faults of a schedule follow from its seed alone.
 """

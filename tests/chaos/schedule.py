@@ -1,15 +1,15 @@
-"""One fault schedule in one process: real agents, real ingest, everything between them hostile."""
+"""One fault schedule in one process: a real server, real agents, everything between hostile."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -19,16 +19,25 @@ from unittest.mock import patch
 from structlog.testing import capture_logs
 
 from schemas.chain import Head
-from schemas.events import event_name
 from schemas.names import SERVER
 from server.site import create_site
-from server.store.agents import add_agent, event_ring, list_agents
-from server.store.audit import BadPlace, ChainAudit, StoredRow, list_chains, read_chain
+from server.store.agents import add_agent
 from server.store.database import open_database
 from tests.chaos import simulation
-from tests.chaos.sides import LIVING, Agent, Server, Side, Violated
+from tests.chaos.agent_side import Agent
+from tests.chaos.operator import Operator, card_ids, untold
+from tests.chaos.promises import (
+    check_agent,
+    check_promised,
+    check_server,
+    lacks,
+    stored_chains,
+)
+from tests.chaos.server_side import IdleDesk, Server
+from tests.chaos.sides import LIVING, Side, tasks_of_sides
 from tests.chaos.simulation import Thread
 from tests.chaos.wire import FINE, Weather, Wire
+from tests.chaos.witness import Violated
 
 SITE = "demo"
 STILL_BUSY_S = 30.0
@@ -36,16 +45,6 @@ STILL_BUSY_S = 30.0
 SETTLE_S = 300.0
 """Simulated seconds in which all must be at the server then. The longest back-off is 60 s."""
 QUIET_S = 5.0
-EXPECTED_ALARMS = {
-    "bad_signature",
-    "malformed",
-    "unknown_key",
-    "wrong_topic",
-    "gap",
-    "events_lost",
-}
-"""What corruption, misdirection, silence and full stores may raise. A fork, a broken or a second
-chain would be the fault of one of the two sides."""
 MEMORY = Path("/dev/shm")
 
 
@@ -74,7 +73,10 @@ class _Schedule:
         self._wire = wire = Wire(str(seed), self._tally)
         suite = "gm" if dice.random() < 0.2 else "intl"
         self._site = site = create_site(folder / "site", SITE, suite, dice.randbytes, {})
+        names, cards = ["front", "back"][: dice.choice((1, 2))], card_ids(4)
         self._server = Server(folder, str(seed), self._tally, wire, site=site)
+        operators_dice = Random(f"{seed} operator")
+        self._operator = Operator(self._server, names, cards, operators_dice, self._tally)
         self._agents = [
             Agent(
                 name,
@@ -84,13 +86,16 @@ class _Schedule:
                 wire,
                 site=site,
                 capacity=dice.choice((40, 400, 200_000, 200_000)),
+                cards=cards,
+                cleared=self._operator.cleared,
             )
-            for name in ("front", "back")[: dice.choice((1, 2))]
+            for name in names
         ]
         self._sides: list[Side] = [self._server, *self._agents]
 
     async def run(self) -> Outcome:
         loop = asyncio.get_running_loop()
+        loop.set_task_factory(tasks_of_sides)
         with capture_logs() as logs, ExitStack() as patches:
             for target, stand_in in self._stand_ins().items():
                 patches.enter_context(patch(target, stand_in))
@@ -108,6 +113,7 @@ class _Schedule:
                 }
                 for side in self._sides:
                     await side._leave()
+                await self._operator.leave()
         events = await self._check(heads, logs)
         return Outcome(events, loop.time(), self._tally)
 
@@ -126,9 +132,17 @@ class _Schedule:
         return {
             "aiomqtt.Client": self._wire.client,
             "sqlite3.connect": connect,
+            "asyncio.to_thread": simulation.to_thread,
             "edge_agent.database.ThreadPoolExecutor": thread,
-            "server.app.ThreadPoolExecutor": thread,
-            "server.app.random": SimpleNamespace(SystemRandom=lambda: Random(self._dice.random())),
+            "server.assembly.ThreadPoolExecutor": thread,
+            "server.assembly.random": SimpleNamespace(
+                SystemRandom=lambda: Random(self._server.dice.random())
+            ),
+            "server.assembly.secrets": SimpleNamespace(
+                token_hex=lambda count: self._server.dice.randbytes(count).hex()
+            ),
+            "server.assembly.listener_files": lambda *_: None,
+            "server.assembly.open_desk": lambda *_, **__: IdleDesk(),
         }
 
     async def _enrol(self) -> None:
@@ -136,6 +150,8 @@ class _Schedule:
         for agent in self._agents:
             point = agent.signer.key.public.point
             await add_agent(engine, agent.name, self._site.suite, point, 1)
+            await agent.bind_cards()
+        await self._operator.set_up(engine, self._site)
         await engine.dispose()
 
     # The storm
@@ -147,6 +163,7 @@ class _Schedule:
         for _ in range(int(20 + dice.random() * 40)):
             await asyncio.sleep(dice.expovariate(1 / every_s))
             self._check_sides()
+            self._operator.act()
             fault = dice.choice(
                 (
                     self._crash,
@@ -179,6 +196,8 @@ class _Schedule:
     def _restart_broker(self, _: Side) -> None:
         self._tally["broker down"] += 1
         self._wire.down = True
+        if self._dice.random() < 0.3:
+            self._wire.forget()
         self._wire.break_off()
         self._for_a_while(lambda: setattr(self._wire, "down", False))
 
@@ -213,6 +232,9 @@ class _Schedule:
         for side in self._sides:
             if side.failure is not None:
                 raise Violated(f"{side.name} ended by itself: {side.failure!r}") from side.failure
+        for agent in self._agents:
+            if agent.witness.broken:
+                raise Violated(f"{agent.name}: {agent.witness.broken[0]}")
 
     # The calm
 
@@ -227,6 +249,7 @@ class _Schedule:
             side.ail(None)
             side.disk.crash_in(None)
             side.slow = False
+            side.clock.jumped = timedelta(0)
         busy_until = loop.time() + STILL_BUSY_S
         while not self._settled(loop.time()):
             await asyncio.sleep(1)
@@ -234,76 +257,33 @@ class _Schedule:
                 agent.busy = loop.time() < busy_until
             self._check_sides()
             if loop.time() > ends:
-                left = {agent.name: agent.waiting for agent in self._agents}
+                left = {
+                    agent.name: (agent.waiting, lacks(agent, self._server.parts))
+                    for agent in self._agents
+                }
                 raise Violated(f"not settled {SETTLE_S:.0f} s after the last fault: {left}")
+        assert self._server.parts is not None
+        check_promised(self._operator, self._agents, self._server.parts)
 
     def _settled(self, now_s: float) -> bool:
-        return (
-            now_s - self._wire.last_carried > QUIET_S
-            and not any(agent.busy for agent in self._agents)
-            and all(agent.waiting == 0 for agent in self._agents)
+        return all(
+            not agent.busy and agent.waiting == 0 and lacks(agent, self._server.parts) is None
+            for agent in self._agents
         )
 
-    # The promises
-
     async def _check(self, heads: dict[str, Head], logs: list[Any]) -> int:
+        self._check_sides()
         engine = await open_database(self._server.database)
-        ring = {
-            **event_ring(await list_agents(engine), self._site.suite),
-            **{
-                keyid: type(trusted)(trusted.key, SERVER, trusted.payload_types)
-                for keyid, trusted in self._site.root.key_ring().items()
-            },
-        }
-        stored: dict[str, list[StoredRow]] = {}
         try:
-            for (source, chain), head in (await list_chains(engine)).items():
-                if source in stored:
-                    raise Violated(f"{source} has two chains")
-                audit = ChainAudit(source, chain, self._site.name, self._site.suite, ring)
-                rows = [row async for page in read_chain(engine, source, chain) for row in page]
-                audit.check(rows)
-                audit.finish(head)
-                stored[source] = rows
-        except BadPlace as bad:
-            raise Violated(f"the store does not verify: {bad!r}") from bad
+            stored = await stored_chains(engine, self._server.site)
+            left = await untold(engine)
         finally:
             await engine.dispose()
+        if left:
+            raise Violated(f"no event tells of {left} announcements")
         for agent in self._agents:
-            self._check_agent(agent, heads[agent.name], stored[agent.name])
-        self._check_alarms(stored.get(SERVER, []))
+            check_agent(agent, heads[agent.name], stored[agent.name])
+        check_server(stored.get(SERVER, []), self._operator, self._tally)
         if any(entry["event"] == "acknowledgement_mismatch" for entry in logs):
             raise Violated("an acknowledgement was of another history than the agent's")
         return sum(map(len, stored.values()))
-
-    def _check_agent(self, agent: Agent, head: Head, rows: list[StoredRow]) -> None:
-        witness = agent.witness
-        lines = {row.sequence: row.line for row in rows}
-        if head.sequence != len(rows) or head.chain != rows[0].chain:
-            raise Violated(f"{agent.name} is at {head}, the server has {len(rows)} lines")
-        if sorted(rows, key=lambda row: row.position) != rows:
-            raise Violated(f"{agent.name}: lines were stored out of order")
-        for sequence, line in witness.lines.items():
-            if lines.get(sequence) != line:
-                raise Violated(f"{agent.name}: line {sequence} was stored and is not at the server")
-        data = [(event_name(row.type), json.loads(row.line)["data"]) for row in rows]
-        marks = Counter(each["detail"] for name, each in data if name == "door.fault")
-        if twice := [mark for mark, times in marks.items() if times > 1]:
-            raise Violated(f"{agent.name}: there twice: {twice}")
-        if unknown := marks.keys() - witness.attempted:
-            raise Violated(f"{agent.name}: nobody did {unknown}")
-        if both := marks.keys() & witness.refused:
-            raise Violated(f"{agent.name}: refused, and stored all the same: {both}")
-        gone = witness.attempted - marks.keys() - witness.refused - witness.unanswered
-        if gone:
-            raise Violated(f"{agent.name}: neither stored nor refused: {gone}")
-        causes = [each["cause"] for name, each in data if name == "agent.started"]
-        if any(cause != "restart_after_kill" for cause in causes[1:]):
-            raise Violated(f"{agent.name} says it started so: {causes}")
-
-    def _check_alarms(self, rows: list[StoredRow]) -> None:
-        for row in rows:
-            alarm = json.loads(row.line)["data"]
-            self._tally[f"alarm {alarm['kind']}"] += 1
-            if alarm["kind"] not in EXPECTED_ALARMS:
-                raise Violated(f"the server raised a false alarm: {alarm}")

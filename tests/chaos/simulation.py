@@ -94,11 +94,18 @@ class Thread(Executor):
         """What is queued is still done, as after `wait`."""
 
 
+async def to_thread(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """`asyncio.to_thread`, in simulated time."""
+    await asyncio.sleep(1e-3)
+    return function(*args, **kwargs)
+
+
 class Clock:
     """A clock of both sides' kind, whose wall time can be moved."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_ahead_s: float = 1e8) -> None:
         self.jumped = timedelta(0)
+        self._most_ahead_s = most_ahead_s
 
     def now(self) -> datetime:
         return EPOCH + timedelta(seconds=self.monotonic()) + self.jumped
@@ -111,7 +118,8 @@ class Clock:
 
     def jump(self, dice: Random) -> None:
         """Anywhere from seconds to years, forward or back."""
-        self.jumped = timedelta(seconds=dice.choice((-1, 1)) * 10 ** (dice.random() * 7.5))
+        seconds = dice.choice((-1, 1)) * 10 ** (dice.random() * 7.5)
+        self.jumped = timedelta(seconds=min(seconds, self._most_ahead_s))
 
 
 def run(main: Awaitable[Any]) -> Any:

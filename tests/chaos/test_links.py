@@ -33,8 +33,8 @@ from server.broker.grants import server_id
 from server.broker.link import Link as ServerLink
 from server.ingest.intake import Intake
 from server.ingest.metrics import IngestMetrics
+from server.link_status import LinkStatus
 from server.site import Site, create_site
-from server.state import LinkStatus
 from tests.agent_pen import Pen
 from tests.chaos import simulation
 from tests.chaos.simulation import EPOCH, Clock, Thread

@@ -1,4 +1,8 @@
-"""A hostile broker in one process, behind the part of aiomqtt's client that both sides use."""
+"""A hostile broker in one process, behind the part of aiomqtt's client that both sides use.
+
+It keeps retained messages, says the last will of who is gone, and now and then hands out something
+old as if it had kept it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 import aiomqtt
+from paho.mqtt.enums import MQTTErrorCode
 
 from schemas.topics import EVENTS, up
 
@@ -29,12 +34,14 @@ class Weather:
     corrupt: float = 0.0
     misdirect: float = 0.0
     replay: float = 0.0
+    hoard: float = 0.0
+    """Old messages that are handed to a new subscriber as retained ones."""
 
     @classmethod
     def roll(cls, dice: Random) -> Weather:
         """Any mix, from a mild to a wild one."""
         worst = dice.choice((0.02, 0.1, 0.3))
-        return cls(*(dice.random() * worst * dice.choice((0, 1, 1)) for _ in range(6)))
+        return cls(*(dice.random() * worst * dice.choice((0, 1, 1)) for _ in range(7)))
 
 
 FINE = Weather()
@@ -55,7 +62,8 @@ class Wire:
         self._seed = seed
         self._tally = tally
         self._dice: dict[str, Random] = {}
-        self._seen: deque[tuple[str, bytes]] = deque(maxlen=REMEMBERED)
+        self._seen: deque[tuple[str, bytes, bool]] = deque(maxlen=REMEMBERED)
+        self._retained: dict[str, bytes] = {}
 
     def client(self, _host: str, _port: int = 0, **kwargs: Any) -> Client:
         """In place of `aiomqtt.Client`."""
@@ -74,12 +82,28 @@ class Wire:
             client = self.clients.pop(identifier, None)
             if client is not None:
                 client.gone.set()
+                if client.will is not None:
+                    self._send_on(client.will, b"", 0.01)
 
-    def carry(self, sender: str, topic: str, payload: bytes) -> None:
+    def forget(self) -> None:
+        """Lose what is retained, as a broker without a disk does."""
+        self._tally["retained messages forgotten"] += len(self._retained)
+        self._retained.clear()
+
+    def subscribed(self, client: Client, identifier: str) -> None:
+        """Hand out what is retained, and what the weather adds."""
+        dice = self.dice(identifier)
+        for topic, payload in tuple(self._retained.items()):
+            self._send_on(topic, payload, dice.random() * 0.02, to=client)
+        while self._seen and self._rolled("replayed as retained", self.weather.hoard, dice):
+            topic, payload, _ = self._seen[int(dice.random() * len(self._seen))]
+            self._send_on(topic, payload, dice.random() * 5, to=client)
+
+    def carry(self, sender: str, topic: str, payload: bytes, retain: bool) -> None:
         dice, weather = self.dice(sender), self.weather
         self.last_carried = asyncio.get_running_loop().time()
         self._tally["messages"] += 1
-        self._seen.append((topic, payload))
+        self._seen.append((topic, payload, retain))
         if sender in self.unheard or self._rolled("lost", weather.lose, dice):
             return
         copies = 2 + int(dice.random() * 3) if self._rolled("doubled", weather.double, dice) else 1
@@ -90,18 +114,30 @@ class Wire:
         for _ in range(copies):
             late = self._rolled("delayed", weather.delay, dice)
             most_s = 30 * dice.random() if late else 0.02
-            self._send_on(topic, payload, 0.002 + dice.random() * most_s)
+            self._send_on(topic, payload, 0.002 + dice.random() * most_s, retain=retain)
         if self._rolled("replayed", weather.replay, dice):
             for _ in range(1 + int(dice.random() * 5)):
-                old = self._seen[int(dice.random() * len(self._seen))]
-                self._send_on(*old, dice.random() * 5)
+                old_topic, old, kept = self._seen[int(dice.random() * len(self._seen))]
+                self._send_on(old_topic, old, dice.random() * 5, retain=kept)
 
-    def _send_on(self, topic: str, payload: bytes, in_s: float) -> None:
-        asyncio.get_running_loop().call_later(in_s, self._deliver, topic, payload)
+    def _send_on(
+        self,
+        topic: str,
+        payload: bytes,
+        in_s: float,
+        *,
+        retain: bool = False,
+        to: Client | None = None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(in_s, self._deliver, topic, payload, retain, to)
 
-    def _deliver(self, topic: str, payload: bytes) -> None:
-        message = aiomqtt.Message(topic, payload, 1, False, 0, None)
-        for client in self.clients.values():
+    def _deliver(self, topic: str, payload: bytes, retain: bool, to: Client | None) -> None:
+        if retain and not self.down:
+            self._retained[topic] = payload
+        # MQTT 3.1.1 3.3.1.3: the flag is for what was there before the subscription
+        message = aiomqtt.Message(topic, payload, 1, to is not None, 0, None)
+        for client in self.clients.values() if to is None else (to,):
             if any(message.topic.matches(each) for each in client.filters):
                 client.take(message)
 
@@ -112,7 +148,7 @@ class Wire:
         return True
 
     def _elsewhere(self, topic: str, dice: Random) -> str:
-        others = [seen for seen, _ in self._seen if seen != topic]
+        others = [seen for seen, _, _ in self._seen if seen != topic]
         if others and dice.random() < 0.7:
             return others[int(dice.random() * len(others))]
         return up(topic.split("/")[1], "nobody", EVENTS)
@@ -122,20 +158,22 @@ class Client:
     """What both sides use of `aiomqtt.Client`."""
 
     pending_calls_threshold = 0
-    _client = SimpleNamespace(_sock_recv=None, _packet_handle=None)
-    """What `be_wary` guards; there are no packets here."""
 
     def __init__(
         self,
         wire: Wire,
         *,
         identifier: str,
+        will: aiomqtt.Will | None = None,
         queue_type: Any = asyncio.Queue,
         max_queued_incoming_messages: int = 0,
         **_: Any,
     ) -> None:
+        self._client = _Below(self)
+        self._pending_publishes: dict[int, asyncio.Event] = {}
         self.filters: list[str] = []
         self.gone = asyncio.Event()
+        self.will = None if will is None else will.topic
         self._wire = wire
         self._identifier = identifier
         self._queue: asyncio.Queue[aiomqtt.Message] = queue_type(max_queued_incoming_messages)
@@ -151,25 +189,42 @@ class Client:
 
     async def __aexit__(self, *_: object) -> None:
         if self._wire.clients.get(self._identifier) is self:
+            self.will = None  # said goodbye
             self._wire.break_off(self._identifier)
 
     async def subscribe(self, topic: str | list[tuple[str, int]], qos: int = 1) -> list[int]:
         await self._answer()
         wanted = [topic] if isinstance(topic, str) else [each for each, _ in topic]
         self.filters += wanted
+        self._wire.subscribed(self, self._identifier)
         return [qos] * len(wanted)
 
     async def publish(self, topic: str, payload: bytes, qos: int, retain: bool = False) -> None:
         if self.gone.is_set():
             raise aiomqtt.MqttError("not connected")
-        self._wire.carry(self._identifier, topic, payload)
+        self._wire.carry(self._identifier, topic, payload, retain)
         await self._answer()
 
-    async def _answer(self) -> None:
+    def send(self, message: int, topic: str, payload: bytes, retain: bool) -> bool:
+        """Carry a message and confirm it some time; False if there is no connection."""
+        if self.gone.is_set():
+            return False
+        self._wire.carry(self._identifier, topic, payload, retain)
+        asyncio.get_running_loop().call_later(self._answer_s(), self._confirm, message)
+        return True
+
+    def _confirm(self, message: int) -> None:
+        told = self._pending_publishes.pop(message, None)
+        if told is not None and not self.gone.is_set():
+            told.set()
+
+    def _answer_s(self) -> float:
         dice = self._wire.dice(self._identifier)
-        wait_s = dice.random() * (ANSWER_S if dice.random() < self._wire.weather.delay else 0.01)
+        return dice.random() * (ANSWER_S if dice.random() < self._wire.weather.delay else 0.01)
+
+    async def _answer(self) -> None:
         try:
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout(self._answer_s()):
                 await self.gone.wait()
         except TimeoutError:
             return
@@ -197,6 +252,24 @@ class Client:
     def take(self, message: aiomqtt.Message) -> None:
         with contextlib.suppress(asyncio.QueueFull):  # aiomqtt drops it too
             self._queue.put_nowait(message)
+
+
+class _Below:
+    """Publishes; what `be_wary` and `in_bulk` change there are no packets here for."""
+
+    def __init__(self, client: Client) -> None:
+        self._owner = client
+        self._messages = 0
+
+    def __getattr__(self, name: str) -> None:
+        if not name.startswith("_"):
+            raise AttributeError(name)
+
+    def publish(self, topic: str, payload: bytes, _qos: int, retain: bool) -> SimpleNamespace:
+        self._messages += 1
+        sent = self._owner.send(self._messages, topic, payload, retain)
+        rc = MQTTErrorCode.MQTT_ERR_SUCCESS if sent else MQTTErrorCode.MQTT_ERR_NO_CONN
+        return SimpleNamespace(rc=rc, mid=self._messages)
 
 
 def _corrupted(payload: bytes, dice: Random) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.demo.cast import LEAVERS
 from edge_agent.demo.processes import command, run
 
 pytestmark = pytest.mark.slow
@@ -36,6 +37,8 @@ async def test_the_demo_loses_nothing_and_denies_the_copied_card_every_time(suit
         assert figures["denied"][reason] > 0
     assert figures["tap_to_strike_ms"]["p99"] > 0
     assert figures["event_to_commit_ms"]["p99"] > 0
+    assert figures["revocations"] == len(LEAVERS)
+    assert figures["revocation_ms"]["p99"] > 0
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator
-from itertools import cycle
 from pathlib import Path
 
 import httpx
@@ -18,38 +16,12 @@ from edge_agent.demo.building import BrokerKind, Building
 from edge_agent.demo.processes import ProcessFailed, command, run
 from edge_agent.demo.show import settled
 from schemas.suites import SuiteName
+from tests.building_rig import DOORS, kill, running_building, start_again, tap_on_and_on
 from tests.system import require_program
 
 pytestmark = [pytest.mark.slow, pytest.mark.system]
 
 ROUNDS = 2
-PAUSE_S = 0.1
-DOORS = ["front", "office"]
-PEOPLE = ("alice", "bob", "mallory", "stranger")
-
-
-@contextlib.asynccontextmanager
-async def running(folder: Path, suite: SuiteName, broker: BrokerKind) -> AsyncIterator[Building]:
-    building = Building(folder, suite, DOORS, broker)
-    try:
-        await building.set_up()
-        await building.start()
-        yield building
-    finally:
-        await building.stop()
-
-
-async def tap_on_and_on(building: Building, door: str) -> None:
-    """People who do not care that an agent has just died: they try again."""
-    people = cycle(PEOPLE)
-    while True:
-        try:
-            async with building.doorway(door) as doorway:
-                while True:
-                    await building.tap(doorway, next(people))
-                    await asyncio.sleep(PAUSE_S)
-        except (OSError, EOFError):
-            await asyncio.sleep(0.1)
 
 
 async def more_events(building: Building) -> None:
@@ -68,30 +40,20 @@ async def more_events(building: Building) -> None:
             newest = page["next"]
 
 
-async def kill_and_restart(building: Building, name: str) -> None:
-    await building.children[name].kill()
-    match name:
-        case "broker":
-            await building.start_broker()
-        case "server":
-            await building.start_server()
-        case door:
-            await building.start_agent(door)
-
-
 @pytest.mark.parametrize(("suite", "broker"), [("gm", "mosquitto"), ("intl", "builtin")])
 async def test_every_recorded_event_is_stored_once_though_each_part_is_killed(
     suite: SuiteName, broker: BrokerKind, tmp_path: Path
 ) -> None:
     if broker == "mosquitto":
         require_program("mosquitto", "mosquitto")
-    async with running(tmp_path, suite, broker) as building:
+    async with running_building(tmp_path, suite, broker) as building:
         people = [asyncio.create_task(tap_on_and_on(building, door)) for door in DOORS]
         try:
             await more_events(building)
             for _ in range(ROUNDS):
                 for victim in (*DOORS, "server", "broker"):
-                    await kill_and_restart(building, victim)
+                    await kill(building, victim)
+                    await start_again(building, victim)
                     await more_events(building)
         finally:
             for person in people:
@@ -109,7 +71,12 @@ async def test_every_recorded_event_is_stored_once_though_each_part_is_killed(
     verify = command("ostiary", "events", "verify", "--site-dir", building.site)
     verdict = json.loads(await run([*verify, "--json"]))
     assert verdict["ok"]
-    assert verdict["events"] == len(events)
+    with contextlib.closing(sqlite3.connect(building.site / "ostiary.db")) as database:
+        (later,) = database.execute(
+            "select count(*) from events where source = 'server' and position > ?", [len(events)]
+        ).fetchone()
+    # as it stopped, it said which agents had left before it
+    assert verdict["events"] == len(events) + later
 
     await one_changed_byte_is_found(building, verify, events[len(events) // 2])
 

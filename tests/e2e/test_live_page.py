@@ -10,7 +10,7 @@ from playwright.async_api import async_playwright, expect
 
 from schemas.events import EVENT_DATA
 from schemas.reasons import Reason
-from server.ingest.heads import AlarmKind
+from server.ingest.verify import AlarmKind
 from tests.sample_site import open_site, serving
 from tests.system import require_program
 
@@ -142,6 +142,48 @@ async def test_hostile_content_stays_text(site, browser):
         assert await page.evaluate("window.pwned") is None
         assert await page.locator("#events script, #events img").count() == 0
         assert "\u202e" not in await page.locator("body").inner_text()
+
+
+TOLD = {
+    "revocation.requested": (
+        {"kind": "card", "subject": "01", "reason": "lost"},
+        "card 01 lost",
+    ),
+    "revocation.applied": ({"sequence": 7}, "#7"),
+    "revocation.overdue": ({"doors": ["front", "back"]}, "front, back"),
+    "lockdown.started": ({"scope": "area", "name": "labs"}, "area labs"),
+    "command.refused": ({"action": "pulse", "reason": "Expired"}, "pulse: Expired"),
+    "model.changed": ({"action": "updated", "kind": "card", "id": "0102"}, "updated card 0102"),
+    "policy.published": ({"policy_version": 3}, "version 3"),
+    "root.applied": ({"version": 2}, "version 2"),
+    "statement.rejected": ({"reason": "Rollback", "detail": "older"}, "Rollback: older"),
+    "agent.offline": ({"why": "its connection broke"}, "its connection broke"),
+    "certificate.applied": ({"until": "2027-01-31T07:00:00Z"}, "2027-01-31 07:00:00 UTC"),
+}
+
+
+async def test_what_is_no_tap_is_told_in_words_and_whatever_it_holds(site, browser):
+    events = {name: await site.add(name, data=data) for name, (data, _) in TOLD.items()}
+    strange = [await site.add(n, data={key: {"a": [7]} for key in d}) for n, (d, _) in TOLD.items()]
+    async with serving(site) as url, viewing(browser, url) as page:
+        await page.select_option("#kind-filter", "all")
+        for name, (_, words) in TOLD.items():
+            row = page.locator(f'[data-id="{events[name]}"]')
+            await expect(row.locator(".detail")).to_have_text(words)
+        assert await rows(page).count() == len(events) + len(strange)
+
+
+async def test_receipts_of_many_doors_push_nothing_that_people_do_off_the_page(site, browser):
+    tap = await site.add("access.denied", data={"reason": "no_rule"})
+    async with serving(site) as url, viewing(browser, url) as page:
+        receipts = [await site.add("revocation.applied", data={"sequence": 1}) for _ in range(1100)]
+        alarm = await site.add("alarm.raised", data={"kind": "fork"})
+        await first_row_is(page, alarm)
+        assert await ids(page) == [alarm, tap]
+        await page.select_option("#kind-filter", "routine")
+        await first_row_is(page, receipts[-1])
+        await page.select_option("#kind-filter", "all")
+        await first_row_is(page, alarm)
 
 
 async def test_the_page_says_it_is_cut_off_and_then_shows_what_it_missed(site, browser):

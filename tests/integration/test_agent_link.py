@@ -7,6 +7,7 @@ import pytest
 
 from edge_agent import fetching
 from edge_agent.database import connect
+from edge_agent.outbox import OutboxFailed
 from edge_agent.trust_tables import load, load_notes
 from schemas.command import Action
 from schemas.enrolment import Certificate
@@ -142,6 +143,23 @@ async def test_a_receipt_that_a_kill_cut_off_is_given_at_the_next_start_and_once
             assert rig.names() == receipts
             if receipts:
                 await rig.event("revocation.applied", sequence=1, entries=1)
+
+
+async def test_a_receipt_that_found_no_room_is_given_with_the_next_heartbeat(tmp_path, monkeypatch):
+    async with link_rig(tmp_path) as rig:
+
+        async def full(drafts):
+            raise OutboxFailed("there is no room")
+
+        rig.voice.lock_down()
+        await connected(rig)
+        with monkeypatch.context() as patched:
+            patched.setattr(rig.outbox, "append_all", full)
+            await heard(rig)
+            await rig.until_heard(lambda: rig.reports[-1].lockdown == 1)
+            assert "lockdown.applied" not in rig.names()
+        await heard(rig)
+        assert (await rig.event("lockdown.applied"))["counter"] == 1
 
 
 async def test_a_receipt_that_the_disk_refused_is_given_at_the_next_start(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -94,6 +95,19 @@ def test_what_would_be_unsafe_is_not_written(site_dir, tmp_path, arguments, why)
     assert not out.exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to another user")
+def test_a_place_that_mosquitto_could_not_get_into_is_refused(site_dir, tmp_path):
+    (tmp_path / "private").mkdir(mode=0o700)
+    out = tmp_path / "private" / "mosquitto"
+    result = ostiary(
+        *("broker", "config", "mosquitto", "-d", site_dir, "--out", str(out)),
+        *("--plugin", plugin(tmp_path), "--user", "nobody"),
+    )
+    assert result.exit_code == 1
+    assert "name another place" in result.stderr
+    assert not out.exists()
+
+
 def test_the_builtin_broker_is_not_run_without_tls_beyond_loopback():
     result = ostiary("broker", "run", "--listen", "0.0.0.0", "--insecure-loopback")
     assert result.exit_code == 1
@@ -132,7 +146,7 @@ def process(*command: str, ready: str) -> Iterator[None]:
 
 
 def checked(site_dir: str, url: str, *more: str) -> list[dict[str, object]]:
-    result = ostiary("broker", "check", "-d", site_dir, "--broker", url, "--as-json", *more)
+    result = ostiary("broker", "check", "-d", site_dir, "--broker", url, "--json", *more)
     assert result.exit_code == 0, result.stderr
     findings: list[dict[str, object]] = json.loads(result.stdout)
     return findings

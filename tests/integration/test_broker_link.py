@@ -27,7 +27,7 @@ from server.broker.rights import Rights
 from server.clock import SystemClock
 from server.ingest.intake import Intake
 from server.ingest.metrics import IngestMetrics
-from server.state import LinkStatus
+from server.link_status import LinkStatus
 from tests.broker_rig import HOST, SITE, SecuredBroker, SecuredMosquitto
 
 LIMIT_S = 30

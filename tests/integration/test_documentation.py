@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
-from datetime import UTC, datetime
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from edge_agent.cli import app as agent_app
 from edge_agent.config import load_config
 from edge_agent.demo.figures import Figures
-from schemas.policy import Policy
+from server.cli.root import app as server_app
+from server.cli.site_yaml import read_yaml
+from server.model.document import SiteDocument, apply
+from tests.sample_site import open_site
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -62,18 +68,53 @@ def test_every_attacker_has_a_test_that_plays_them() -> None:
 
 def test_the_configuration_in_the_readme_is_good(tmp_path: Path) -> None:
     [text] = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    assert tomllib.loads(text)
     (tmp_path / "agent.toml").write_text(text)
-    assert load_config(tmp_path / "agent.toml", {}).doors[0].door == "front"
+    enrolling = {"site": "hq", "agent": "front-agent"}
+    config = load_config(tmp_path / "agent.toml", {}, enrolling=enrolling)
+    assert config.doors[0].door == "front"
 
 
-def test_the_policy_in_the_readme_is_one() -> None:
-    figures, policy = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
-    filled = {
-        "site": "hq",
-        "audience": "front-agent",
-        "counter": 1,
-        "issued": datetime.now(UTC).isoformat(),
-    }
-    assert Policy.model_validate_json(json.dumps(json.loads(policy) | filled)).cards
-    assert json.loads(figures).keys() == set(Figures.__dataclass_fields__)
+async def test_the_site_in_the_readme_can_be_applied(tmp_path: Path) -> None:
+    [text] = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    document = SiteDocument.model_validate(read_yaml(text.encode()))
+    async with open_site(tmp_path / "ostiary.db") as site:
+        outcome = await apply(site.state, "test", document, prune=False, dry_run=False)
+    assert {step.kind for step in outcome.steps} >= {"door", "person", "card", "rule"}
+
+
+def test_the_figures_in_the_readme_are_those_of_the_demo() -> None:
+    [text] = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    assert json.loads(text).keys() == set(Figures.__dataclass_fields__)
+
+
+COMMANDS: dict[str, Any] = {
+    "ostiary": get_command(server_app),
+    "ostiary-agent": get_command(agent_app),
+}
+
+
+def _typed(document: Path) -> list[list[str]]:
+    """The command lines of ours that a document tells to type."""
+    lines = document.read_text().replace("\\\n", " ").splitlines()
+    typed = []
+    for line in lines:
+        found = re.match(r"(?:    |\s*[$#] )((?:ostiary|ostiary-agent) [a-z].*)", line)
+        if found:
+            typed.append(shlex.split(found[1], comments=True))
+    return typed
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_a_document_tells_to_type_is_there(document: Path) -> None:
+    for words in _typed(document):
+        command, rest = COMMANDS[words[0]], words[1:]
+        while isinstance(command, TyperGroup):
+            assert rest[0] in command.commands, words
+            command, rest = command.commands[rest[0]], rest[1:]
+        known = {text for parameter in command.params for text in parameter.opts}
+        options = {word.partition("=")[0] for word in rest if re.match("--?[a-z]", word)}
+        assert options <= known | {"--help"}, words
+
+
+def test_there_are_commands_in_the_documents() -> None:
+    assert sum(len(_typed(document)) for document in DOCUMENTS) > 40

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from sqlalchemy import insert, select
 
 from edge_agent import enrol
 from edge_agent.config import load_config
@@ -20,7 +22,9 @@ from edge_agent.tls import TlsIdentity
 from schemas.enrolment import Claim, fingerprint
 from schemas.errors import MalformedClaim
 from server.enrolment.enrolments import NoSuchAgent, NotPossible
+from server.ingest.receipts import Applied
 from server.store.agents import list_agents, list_retired
+from server.store.receipt_tables import applied
 from tests.enrolment_rig import LOOPBACK, Device, House, enrolled, house, impatient
 
 
@@ -305,6 +309,17 @@ async def test_a_removed_agent_is_cut_off_at_once(rig, device):
     assert (await names(rig))[-1] == "agent.removed"
     with pytest.raises(NoSuchAgent):
         await rig.desk.enrolments.remove("front", "mei")
+
+
+async def test_what_a_device_confirmed_is_not_taken_for_its_successors_word(rig, device):
+    await enrolled(rig, device)
+    async with rig.engine.begin() as connection:
+        await connection.execute(
+            insert(applied), [asdict(Applied(each)) for each in ("front", "back")]
+        )
+    await rig.desk.enrolments.remove("front", "mei")
+    async with rig.engine.connect() as connection:
+        assert (await connection.scalars(select(applied.c.agent))).all() == ["back"]
 
 
 async def test_a_broker_that_is_away_does_not_keep_an_agent_in(rig, device):

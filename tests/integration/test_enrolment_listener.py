@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import ssl
@@ -80,3 +81,20 @@ async def test_the_listener_speaks_tls_1_3_alone(rig):
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises((ssl.SSLError, ConnectionError)):
         await asyncio.open_connection(LOOPBACK, rig.port, ssl=context)
+
+
+async def test_connections_that_ask_nothing_are_few_and_do_not_last(rig, monkeypatch):
+    monkeypatch.setattr("server.enrolment.listener.MOST_CONNECTIONS", 4)
+    monkeypatch.setattr("server.enrolment.listener.LIFE_S", 1.0)
+    context = ssl.create_default_context(cadata="\n".join(rig.site.root.authorities))
+    silent = [await asyncio.open_connection(LOOPBACK, rig.port) for _ in range(3)]
+    silent += [await asyncio.open_connection(LOOPBACK, rig.port, ssl=context)]
+    reader, writer = await asyncio.open_connection(LOOPBACK, rig.port)
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""  # turned away before it said anything
+    writer.close()
+    for reader, writer in silent:
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
+    assert (await posted(rig, b"{}"))[0] == 400

@@ -245,12 +245,13 @@ async def test_an_agent_that_was_away_learns_of_everything_when_it_is_back(tmp_p
 async def test_nothing_goes_back_over_a_restart_of_server_and_broker(tmp_path):
     site, identities = await make(tmp_path / "site", "front-agent")
     port = free_port()
-    async with serving(site, port) as (where, api):
-        crowd = crowd_of(site, identities, where)
+    crowd = Crowd(
+        identities, site.root, host="127.0.0.1", port=port, random=Random(1), spread_s=0.1
+    )
+    (member,) = crowd.members
+    async with serving(site, port) as (_, api), connected(crowd):
         made = Building(site, api, crowd)
         await describe(api, identities)
-        running = asyncio.create_task(crowd.run())
-        (member,) = crowd.members
         await made.until_online()
         await revoke(made)
         await made.post("/api/v1/lockdowns", {"scope": "site"}, 201)
@@ -259,7 +260,7 @@ async def test_nothing_goes_back_over_a_restart_of_server_and_broker(tmp_path):
         await made.until(member._is_locked_down)
         assert member.trust.heartbeat is not None
         before = member.trust.heartbeat.counter
-    async with serving(site, port) as (_, api):
+    async with serving(site, port) as (_, api), connected(crowd):
         made.api = api
         await made.until_online()
         assert await revoke(made, "02" * 8) == 2
@@ -272,5 +273,3 @@ async def test_nothing_goes_back_over_a_restart_of_server_and_broker(tmp_path):
         await made.until(lambda: not member._is_locked_down())
         await made.until(lambda: member.trust.heartbeat.counter > before)
         assert member.refused == {}
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)

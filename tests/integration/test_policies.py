@@ -13,8 +13,9 @@ from schemas.errors import PartialBundle
 from schemas.report import Pull
 from schemas.topics import CHUNK, POLICY, down
 from schemas.versions import MAX_LEAP, Version
+from server.distribution import compiling
 from server.distribution import policies as policies_module
-from server.distribution.policies import MARGIN
+from server.distribution.policies import MARGIN, STRAY_S
 from server.distribution.pulls import Pulls
 from tests.model_rig import NOON, model_rig
 from tests.site_keys import SiteKeys
@@ -225,12 +226,35 @@ async def test_a_restored_server_goes_beyond_what_its_agents_have(tmp_path):
             policies.reported(AGENT, Version(version=first.version + 7, hash="ab" * 32))
             second = await version(policies, AGENT, above=first.version)
             assert second.version == first.version + 7 + MARGIN + 1
+            rig.clock.seconds += STRAY_S
             policies.reported(AGENT, Version(version=second.version, hash="ab" * 32))
             third = await version(policies, AGENT, above=second.version)
             assert third.version == second.version + MARGIN + 1
+            rig.clock.seconds += STRAY_S
             policies.reported(AGENT, Version(version=third.version + MAX_LEAP + 1, hash="ab" * 32))
             assert [alarm.kind for alarm in rig.alarms] == ["state_behind"] * 3
             assert "too far" in rig.alarms[-1].detail
+
+
+async def test_what_an_agent_reports_makes_one_new_version_a_minute_at_most(tmp_path):
+    async with model_rig(tmp_path) as rig:
+        await rig.apply(document())
+        async with running(rig, rig.policies()) as policies:
+            first = await version(policies, AGENT)
+            stray = Version(version=first.version + 7, hash="ab" * 32)
+            policies.reported(AGENT, stray)
+            second = await version(policies, AGENT, above=first.version)
+            for step in range(1, 6):  # each a lie of its own, as a stolen key would tell
+                lie = Version(version=second.version + step, hash="cd" * 32)
+                policies.reported(AGENT, second)
+                policies.reported(AGENT, lie)
+            assert not policies._due
+            assert len(rig.alarms) == 1
+            rig.clock.seconds += STRAY_S
+            policies.reported(AGENT, lie)  # as it does every 10 s
+            third = await version(policies, AGENT, above=second.version)
+            assert third.version == lie.version + MARGIN + 1
+            assert len(rig.alarms) == 2
 
 
 async def test_policies_of_an_earlier_key_are_signed_again(tmp_path):
@@ -247,6 +271,56 @@ async def test_policies_of_an_earlier_key_are_signed_again(tmp_path):
         async with running(rig, rig.policies()) as policies:
             await version(policies, AGENT, above=first.version)
             assert (await rig.policy(AGENT)).cards == cards  # verified by the new key
+
+
+def failing_once(monkeypatch, *, written):
+    """The database fails the next policy that is stored; it may have been written all the same."""
+    lay_down, failures = compiling.lay_down, iter([OSError("the connection was lost")])
+
+    async def fail(*arguments):
+        failure = next(failures, None)
+        if failure is None or written:
+            await lay_down(*arguments)
+        if failure is not None:
+            raise failure
+
+    monkeypatch.setattr(compiling, "lay_down", fail)
+    monkeypatch.setattr(policies_module, "RETRY_S", 0.01)
+
+
+async def test_a_policy_is_signed_by_the_new_key_though_the_database_failed_at_it(
+    tmp_path, monkeypatch
+):
+    keys = SiteKeys()
+    async with model_rig(tmp_path, keys) as rig:
+        await rig.apply(document())
+        async with running(rig, rig.policies()) as policies:
+            first = await version(policies, AGENT)
+            await version(policies, OTHER)
+        keys.signers["policy"] = [keys.new_signer()]
+        keys.version = 2
+        rig.root = keys.root
+        failing_once(monkeypatch, written=False)
+        async with running(rig, rig.policies()) as policies:
+            await version(policies, AGENT, above=first.version)
+            await version(policies, OTHER, above=first.version)
+            assert (await rig.policy(AGENT)).counter == first.version + 1
+
+
+async def test_a_policy_that_was_stored_though_the_database_failed_is_told(tmp_path, monkeypatch):
+    async with model_rig(tmp_path) as rig:
+        await rig.apply(document())
+        async with running(rig, rig.policies()) as policies:
+            first = await version(policies, AGENT)
+            failing_once(monkeypatch, written=True)
+            rig.live = {AGENT}
+            doors = document()["doors"] | {"front": {"agent": AGENT, "settings": {"grace_s": 60}}}
+            await rig.apply(document(doors=doors))
+            newest = await version(policies, AGENT, above=first.version)
+            assert newest.hash == (await rig.stored(AGENT)).hash
+            topic, envelope = await rig.told.get()
+            assert topic == down("demo", AGENT, POLICY)
+            assert envelope == await policies.envelope(AGENT)
 
 
 async def test_what_cannot_be_made_for_one_agent_holds_up_no_other(tmp_path):

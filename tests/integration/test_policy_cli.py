@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from schemas.envelope import open_envelope
 from server.cli.root import app
-from server.distribution.compiling import POLICY_TYPE, WHOLE
+from server.distribution.compiling import POLICY_TYPE
+from server.distribution.drafts import WHOLE
 from server.ingest.receipts import Applied
 from tests.model_rig import HandClock, ModelRig
 from tests.sample_site import LOCAL_TOKEN, open_site, serving

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from server.clock import SystemClock
 from server.distribution.presence import Presence
-from server.state import LinkStatus
+from server.link_status import LinkStatus
 from server.store.announcements import waiting
 from server.store.database import open_database
 from tests.unit.test_presence import AGENT, report

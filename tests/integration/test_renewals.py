@@ -122,6 +122,24 @@ async def test_who_was_removed_gets_no_certificate(lock):
         await lock.rig.desk.renewals.grant("front", asked)
 
 
+async def test_who_is_removed_while_it_asks_gets_no_certificate(lock, monkeypatch):
+    asked = lock.asked()
+    lock.rig.clock.ahead = MUCH_LATER
+    removals = []
+
+    async def meanwhile(engine, agent):
+        found = await newest_certificate(engine, agent)
+        if not removals:
+            removals.append(agent)
+            await lock.rig.desk.enrolments.remove(agent, "mei")
+        return found
+
+    monkeypatch.setattr("server.enrolment.renewals.newest_certificate", meanwhile)
+    with pytest.raises(BadRequest):
+        await lock.rig.desk.renewals.grant("front", asked)
+    assert await newest_certificate(lock.rig.engine, "front") is None
+
+
 async def test_what_can_not_be_granted_ends_nothing(lock):
     asked = lock.asked()
     lock.rig.broker.away = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from contextlib import AsyncExitStack
+from contextlib import ExitStack, closing
 
 import aiomqtt
 import httpx
@@ -13,14 +13,17 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from schemas.topics import ACKNOWLEDGEMENT, down
-from server.app import MOST_CONNECTIONS, Serving, _assemble, database
+from server.app import MOST_CONNECTIONS, Serving, database
+from server.assembly import Assembly, Where
 from server.broker.builtin import insecure_broker
 from server.config import ServerConfig
+from server.enrolment.reception import Reached
 from server.feed.hub import Hub
 from server.ingest.intake import Intake, Message
 from server.ingest.ledger import Ledger
+from server.link_status import LinkStatus
 from server.site import Site
-from server.state import LinkStatus, ServerState
+from server.state import ServerState
 from server.store.events import StoredEvent
 from tests.agent_pen import SITE, Pen
 from tests.broker import Mosquitto, mosquitto
@@ -153,7 +156,7 @@ async def test_on_connecting_the_server_tells_each_agent_where_it_stands(tmp_pat
     async with running(site, url) as serving, agent(serving, pen, site) as front:
         await front.send(pen.message(1, 3))
         await front.acknowledged(3)
-    async with agent(Serving("", url), pen, site) as front, running(site, url):
+    async with agent(Serving("", url, ""), pen, site) as front, running(site, url):
         word = await front.acknowledged(3, resend=True)
         assert word.sequence == 3
 
@@ -179,15 +182,25 @@ async def test_what_was_taken_in_before_the_stop_is_committed(tmp_path):
     pen = Pen()
     pen.write_many(1200)
     site = await make_site(tmp_path / "site", pen)
-    async with AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(database(site, ServerConfig()))
-        state = ServerState(engine, Hub(), SITE, site.suite, LinkStatus("mqtt://127.0.0.1:1"))
-        ingest = await _assemble(site, {}, state, "server", stack)
-        for n in range(1, 1201):
-            assert ingest.intake.offer(Message(pen.topic, pen.message(n)))
-        ingest.intake.close()
-        assert not ingest.intake.offer(Message(pen.topic, b"too late"))
-        await ingest.pipeline.run()
+    url, config = "mqtt://127.0.0.1:1", ServerConfig()
+    async with database(site, config) as engine:
+        state = ServerState(engine, Hub(), SITE, site.suite, LinkStatus(url))
+        with ExitStack() as stack:
+            parts = Assembly(
+                site=site,
+                authority=site.authority({}),
+                config=config,
+                environ={},
+                state=state,
+                where=Where(url, "server", Reached("127.0.0.1", 1, url)),
+                stack=stack,
+            )
+            await parts.load()
+            for n in range(1, 1201):
+                assert parts.intake.offer(Message(pen.topic, pen.message(n)))
+            parts.intake.close()
+            assert not parts.intake.offer(Message(pen.topic, b"too late"))
+            await parts.pipeline.run()
         assert state.hub.position == 1200
     assert [event.line for event in await stored(site)] == pen.lines
 
@@ -272,6 +285,16 @@ async def test_a_failed_commit_acknowledges_nothing_and_shows_nothing(
     assert [event.line for event in await stored(site)] == pen.lines
 
 
+def take_position(site: Site, position: int) -> None:
+    """On another thread: the server, in this one, may be in the middle of a transaction."""
+    with closing(sqlite3.connect(site.database)) as db, db:
+        db.execute(
+            "insert into events (position, source, chain, sequence, line, type, subject,"
+            " time_us, recorded_us) values (?, 'x', 'x', 1, x'00', 't', 's', 0, 0)",
+            [position],
+        )
+
+
 async def test_a_writer_from_outside_makes_the_commit_fail_and_the_server_read_again(
     tmp_path, monkeypatch
 ):
@@ -282,12 +305,7 @@ async def test_a_writer_from_outside_makes_the_commit_fail_and_the_server_read_a
     async with running(site) as serving, agent(serving, pen, site) as front:
         await front.send(pen.message(1))
         await front.acknowledged(1)
-        with sqlite3.connect(site.database) as db:  # takes the position that comes next
-            db.execute(
-                "insert into events (position, source, chain, sequence, line, type, subject,"
-                " time_us, recorded_us) values (2, 'x', 'x', 1, x'00', 't', 's', 0, 0)"
-            )
-        db.close()
+        await asyncio.to_thread(take_position, site, 2)
         async with asyncio.timeout(LIMIT_S):
             while len(await stored(site)) < 3:
                 await front.send(pen.message(2))  # as agents do until they are acknowledged

@@ -15,7 +15,7 @@ from edge_agent.core.decision import Circumstances, decide
 from edge_agent.core.proof import Proof, ProofOutcome
 from schemas.card_chunks import find_card, read_index, slots
 from schemas.policy import WEEKDAYS
-from server.distribution.compiling import WHOLE, Task
+from server.distribution.drafts import WHOLE, Task
 from server.model.document import SiteDocument
 from server.model.kinds import KINDS
 from server.model.reading import forget_touched, touched_since

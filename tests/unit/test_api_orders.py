@@ -10,6 +10,7 @@ import pytest
 from schemas.versions import LogHead
 from server.distribution.commands import Session
 from server.distribution.heartbeats import Facts
+from server.model.bindings import bind
 from tests.orders_rig import MOMENT
 from tests.served_orders import served
 
@@ -132,6 +133,83 @@ async def test_an_agent_that_is_away_is_a_risk_until_its_doors_grace_is_over(sit
     assert (found["waiting"], found["unreachable"]) == (1, 1)
     back = next(a for a in found["agents"] if a["agent"] == "back-agent")
     assert back["admits_until"] == "2026-11-24T08:30:30.123456Z"  # 15 minutes
+
+
+async def risk(api):
+    answer = await api.get("/api/v1/revocations/risk")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_the_risk_that_remains_names_doors_cards_and_the_end(site, api):
+    site.site.state.clock = site.orders.clock
+    document = {
+        "schedules": {"always": {"windows": []}},
+        "groups": {"staff": {}},
+        "persons": {"mei": {"groups": ["staff"]}, "ben": {}},
+        "cards": {CARD: {"person": "mei"}, "02" * 8: {"person": "ben"}},
+        "rules": {"staff": {"group": "staff", "doors": ["back", "front"], "schedule": "always"}},
+    }
+    assert (await api.post("/api/v1/site-document", json=document)).status_code == 200
+    async with site.orders.engine.begin() as connection:
+        for card in (CARD, "02" * 8):
+            for domain in ("back", "front"):
+                await bind(connection, card, domain, 1, "0" * 16 + "-1", MOMENT)
+    for agent in ("front-agent", "back-agent"):
+        site.orders.facts[agent] = Facts(1, None, LogHead(), 0)
+        site.orders.heartbeats.beat(agent)
+    await site.orders.broker.until(2)
+    site.heard.states["back-agent"] = "offline"
+    assert (await risk(api))["items"] == []
+    await revoke(api, order(), order("ben", "person"), order("ff" * 8))
+    await site.confirm("front-agent", 2)
+    found = await risk(api)
+    # ben has no rule, and nobody has the third card: revoking them took nothing away
+    assert found == {
+        "items": [
+            {
+                "agent": "back-agent",
+                "door": "back",
+                "card": CARD,
+                "sequence": 1,
+                "until": "2026-11-24T08:30:30.123456Z",
+            }
+        ],
+        "doors": 1,
+        "cards": 1,
+        "until": "2026-11-24T08:30:30.123456Z",
+    }
+    await site.confirm("back-agent", 3)
+    assert (await risk(api))["items"] == []
+
+
+async def test_an_agent_that_is_there_and_does_not_confirm_is_a_risk_with_an_end_too(site, api):
+    site.site.state.clock = site.orders.clock
+    document = {
+        "schedules": {"always": {"windows": []}},
+        "groups": {"staff": {}},
+        "persons": {"mei": {"groups": ["staff"]}},
+        "cards": {CARD: {"person": "mei"}},
+        "rules": {"staff": {"group": "staff", "doors": ["back"], "schedule": "always"}},
+    }
+    assert (await api.post("/api/v1/site-document", json=document)).status_code == 200
+    async with site.orders.engine.begin() as connection:
+        await bind(connection, CARD, "back", 1, "0" * 16 + "-1", MOMENT)
+    site.orders.facts["back-agent"] = Facts(1, None, LogHead(), 0)
+    site.orders.heartbeats.beat("back-agent")
+    await site.orders.broker.until(1)
+    await revoke(api, order("mei", "person"))
+    site.orders.clock.pass_time(60)
+    named = site.orders.revocations.head
+    site.orders.facts["back-agent"] = Facts(1, None, named, 0)
+    site.orders.heartbeats.beat("back-agent")  # it names what the door lacks: no fresher by that
+    await site.orders.broker.until(3)  # the entry, and two heartbeats
+    found = await risk(api)
+    end = "2026-11-24T08:30:30.123456Z"
+    assert [(each["door"], each["until"]) for each in found["items"]] == [("back", end)]
+    assert found["until"] == end
+    back = next(a for a in (await progress(api))["agents"] if a["agent"] == "back-agent")
+    assert (back["state"], back["admits_until"]) == ("online", end)
 
 
 async def test_waiting_for_progress_ends_with_the_next_receipt(site, api):

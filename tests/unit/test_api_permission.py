@@ -214,6 +214,7 @@ SENSELESS = [
     ({"name": "x", "scopes": ["everything"]}, "scopes.0"),
     ({"name": "Not a name", "scopes": ["read"]}, "name"),
     ({"name": "local", "scopes": ["read"]}, "name"),
+    ({"name": "server", "scopes": ["read"]}, "name"),
     ({"name": "x", "scopes": ["read"], "expires": "2020-01-01T00:00:00Z"}, "expires"),
     ({"name": "x", "scopes": ["read"], "expires": "2027-01-01T00:00:00"}, "expires"),
     ({"name": "x", "scopes": ["read"], "more": 1}, "more"),

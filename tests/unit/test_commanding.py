@@ -45,6 +45,24 @@ async def test_a_pulse_releases_one_door_and_is_signed_for(stand):
     assert door.mode is DoorMode.LOCKED
 
 
+@pytest.mark.parametrize("action", [Action.PULSE, Action.UNLOCK, Action.IDENTIFY])
+async def test_a_command_that_ended_while_the_disk_counted_it_is_not_carried_out(stand, action):
+    command = await stand.taken(action)
+    stand.clock.ahead_s += 31
+    await stand.commanding.execute(command)
+    ((name, result),) = await stand.events("command.executed", "command.refused")
+    assert (name, result["reason"]) == ("command.refused", "TooLate")
+    assert stand.strikes == {DOOR: [], OTHER: []}
+    assert stand.shown == []
+
+
+async def test_a_block_stands_though_the_disk_was_slow_to_take_it(stand):
+    command = await stand.taken(Action.BLOCK)
+    stand.clock.ahead_s += 31
+    await stand.commanding.execute(command)
+    assert stand.doors[DOOR].mode is DoorMode.BLOCKED
+
+
 async def test_an_unlock_leaves_the_door_free_until_its_end(stand):
     until = stand.clock.now() + timedelta(minutes=5)
     assert (await stand.command(Action.UNLOCK, until=until))["result"] == "command.executed"

@@ -165,6 +165,10 @@ async def test_counters_go_up_over_restarts_and_above_what_the_agent_has_taken(s
     again.sessions[AGENT] = Session(SESSION, 700)  # this database was restored
     await sent(again, Action.LOCK)
     assert (await door.take(2)).counter == 701
+    for lie in (2**63 - 1, 2**62, 20_000):  # it would have to refuse what follows
+        again.sessions[AGENT] = Session(SESSION, lie)
+        await sent(again, Action.LOCK)
+    assert (await door.take(5)).counter == 704
 
 
 async def test_one_door_that_does_not_take_its_command_holds_up_no_other(site):

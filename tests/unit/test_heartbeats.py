@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -12,7 +13,8 @@ from edge_agent.core.trusted_state import TrustedState, after_heartbeat, lacks
 from schemas.heartbeat import INTERVAL_S, Heartbeat
 from schemas.versions import LogHead, Version
 from server.clock import microseconds
-from server.distribution.heartbeats import RESERVED_US, Facts
+from server.core.residual_risk import answered
+from server.distribution.heartbeats import HEADS, RESERVED_US, Facts
 from server.store.counters import reserve
 from tests.orders_rig import MOMENT, Orders, orders, running
 
@@ -50,7 +52,7 @@ async def test_a_heartbeat_names_the_newest_of_everything_to_one_agent(site):
     assert said.issued == MOMENT
     assert said.counter == microseconds(MOMENT)
     assert len(said.model_dump_json()) <= 512
-    assert site.heartbeats.issued("front-agent") == MOMENT
+    assert site.heartbeats.issued("front-agent") == [(FACTS.revocation.sequence, MOMENT)]
 
 
 async def test_an_agent_that_follows_knows_what_it_lacks(site):
@@ -76,7 +78,7 @@ async def test_who_is_not_known_gets_none(site):
         site.heartbeats.beat("unknown")
         site.heartbeats.beat("known")
         assert [opened(site, m)[0] for m in await site.broker.until(1)] == ["known"]
-    assert site.heartbeats.issued("unknown") is None
+    assert site.heartbeats.issued("unknown") == []
 
 
 async def test_counters_go_up_though_the_clock_stands_still_or_goes_back(site):
@@ -110,14 +112,33 @@ async def test_counters_go_up_over_restarts_and_do_not_run_away_from_the_clock(s
 
 async def test_after_a_restart_a_heartbeat_may_be_as_new_as_the_restart(site):
     site.facts["front-agent"] = FACTS
-    assert site.heartbeats.issued("front-agent") is None
+    assert site.heartbeats.issued("front-agent") == []
     async with running(site.heartbeats.run):
         site.heartbeats.beat("front-agent")
         await site.broker.until(1)
     again = await site.restarted()
-    issued = again.heartbeats.issued("front-agent")
-    assert issued is not None
+    ((head, issued),) = again.heartbeats.issued("front-agent")
+    assert head == 0, "what it named is not known any more"
     assert MOMENT <= issued <= MOMENT + timedelta(microseconds=RESERVED_US)
+
+
+async def test_when_each_head_of_the_log_was_named_last_is_known_of_the_newest_and_bounded(site):
+    times, count = {}, 0
+    async with running(site.heartbeats.run):
+        for head in [*range(1, HEADS + 4), HEADS + 3]:
+            site.clock.wall += timedelta(seconds=1)
+            times[head] = site.clock.wall
+            named = LogHead(sequence=head, hash="ab" * 32)
+            site.facts["front-agent"] = replace(FACTS, revocation=named)
+            site.heartbeats.beat("front-agent")
+            count += 1
+            await site.broker.until(count)
+    site.clock.wall = MOMENT
+    issued = site.heartbeats.issued("front-agent")
+    assert issued == [(1, times[4]), *((head, times[head]) for head in range(5, HEADS + 4))]
+    assert answered(issued, 6) == times[5]
+    assert answered(issued, 3) == times[4] > times[2], "an upper bound"
+    assert answered(issued, 1) is None
 
 
 async def test_turns_are_spread_evenly_over_the_interval(site):

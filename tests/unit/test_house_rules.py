@@ -6,6 +6,8 @@ One direction between the packages, no input or output in the pure parts, no lon
 from __future__ import annotations
 
 import ast
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -194,3 +196,18 @@ def test_no_file_is_longer_than_one_idea(place):
         if lines_of(file) > MAX_LINES
     ]
     assert not wrong
+
+
+def test_what_the_project_needs_is_locked():
+    """Else an installation by the README lacks it: `make lock`."""
+    project = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]
+    for file, needed in (
+        ("runtime.txt", project["dependencies"]),
+        ("dev.txt", project["optional-dependencies"]["dev"]),
+    ):
+        locked = set(
+            re.findall(
+                r"^([a-z0-9-]+)==", (HOUSE / "requirements" / file).read_text(), re.MULTILINE
+            )
+        )
+        assert {re.split(r"[\[><=; ]", each)[0] for each in needed} <= locked

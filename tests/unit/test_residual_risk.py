@@ -15,7 +15,7 @@ HOUR = timedelta(hours=1)
 CARD = "01" * 8
 MEI = Admission(CARD, "mei")
 DOOR = DoorPosture("front", 3600.0, "front", frozenset({1}), (MEI,))
-AWAY = AgentPosture("front-agent", 4, live=False, heartbeat=NOW - HOUR / 2, doors=(DOOR,))
+AWAY = AgentPosture("front-agent", 4, ((4, NOW - HOUR / 2),), (DOOR,))
 
 
 def denied(sequence: int, kind: str = "card", subject: str = CARD) -> Denied:
@@ -32,7 +32,7 @@ def admitting(card: Admission) -> AgentPosture:
 
 def test_a_door_that_is_cut_off_is_a_risk_until_its_grace_is_over():
     assert risk(denied(5)) == [Exposure("front-agent", "front", CARD, 5, NOW + HOUR / 2)]
-    assert risk(denied(5), agent=replace(AWAY, heartbeat=NOW - HOUR)) == []
+    assert risk(denied(5), agent=replace(AWAY, heartbeats=((4, NOW - HOUR),))) == []
 
 
 def test_a_confirmed_entry_is_no_risk():
@@ -44,12 +44,22 @@ def test_a_card_that_the_policy_does_not_let_in_is_no_risk():
     assert risk(denied(5, subject="02" * 8)) == []
 
 
-def test_an_agent_that_is_heard_and_does_not_confirm_has_no_bound():
-    assert [e.until for e in risk(denied(5), agent=replace(AWAY, live=True))] == [None]
+def test_an_agent_that_is_heard_and_does_not_confirm_is_bounded_by_what_it_can_have_answered():
+    beats = ((4, NOW - HOUR / 2), (5, NOW - HOUR / 4), (7, NOW))
+    heard = replace(AWAY, heartbeats=beats)
+    assert [e.until for e in risk(denied(5), agent=heard)] == [NOW + HOUR / 2]
+    assert [e.until for e in risk(denied(6), agent=heard)] == [NOW + HOUR * 3 / 4]
+    assert [e.until for e in risk(denied(8), agent=heard)] == [NOW + HOUR]
+    # it lacks the first of these for as long as it lets the card in, so that bounds it
+    assert [(e.sequence, e.until) for e in risk(denied(5), denied(7), agent=heard)] == [
+        (7, NOW + HOUR / 2)
+    ]
+    long_ago = replace(AWAY, heartbeats=((4, NOW - HOUR), (5, NOW)))
+    assert risk(denied(5), agent=long_ago) == []
 
 
 def test_a_door_that_never_had_a_heartbeat_lets_in_nobody_but_its_offline_list():
-    never = replace(AWAY, heartbeat=None)
+    never = replace(AWAY, heartbeats=())
     assert risk(denied(5), agent=never) == []
     offline = replace(never, doors=(replace(DOOR, admits=(replace(MEI, offline=True),)),))
     assert [e.until for e in risk(denied(5), agent=offline)] == [None]

@@ -15,6 +15,7 @@ from schemas.errors import (
     Equivocation,
     PartialBundle,
     Rollback,
+    UnknownKey,
     WrongAudience,
 )
 from schemas.policy import DoorMode
@@ -183,6 +184,66 @@ async def test_a_clock_that_is_set_back_makes_a_heartbeat_no_younger(open_store,
     clock.time = NOW + timedelta(minutes=10)
     async with open_store() as store:
         assert store.heartbeat_age_s(NOW) == 560
+
+
+async def test_a_heartbeat_keeps_doors_fresh_only_once_all_that_it_names_is_here(
+    open_store, centre, clock
+):
+    minute = timedelta(minutes=1)
+    policy, lockdowns = centre.policy_version(1, CARDS), centre.lockdowns(1, lockdown())
+    revocation = centre.revoke("card", CARDS[1].card)
+    names = {"policy": policy, "revocation": centre.head, "lockdown": 1}
+    async with open_store() as store:
+        await store.take_heartbeat(centre.heartbeat(), NOW)
+        for minutes in range(1, 4):
+            clock.monotonic_s += 60
+            at = NOW + minutes * minute
+            await store.take_heartbeat(centre.heartbeat(at, **names), at)
+            assert store.heartbeat_age_s(at) == 60 * minutes
+        await store.take_revocation(revocation, at)
+        await store.take_lockdowns(lockdowns, at)
+        assert store.heartbeat_age_s(at) == 180
+    clock.time = at
+    async with open_store() as store:  # a restart answers nothing
+        assert store.heartbeat_age_s(at) == 180
+        await put_in_force(store, centre.policy(1, CARDS))
+        assert store.heartbeat_age_s(at) == 0
+        clock.monotonic_s += 30
+        await store.take_heartbeat(centre.heartbeat(at + minute / 2, **names), at + minute / 2)
+        assert store.heartbeat_age_s(at + minute / 2) == 0
+
+
+async def test_new_keys_answer_no_heartbeat_that_asked_for_more(open_store, centre):
+    centre.revoke("card", CARDS[1].card)
+    async with open_store() as store:
+        await store.take_heartbeat(centre.heartbeat(revocation=centre.head), NOW)
+        await store.take_root(centre.next_root("online"))
+        await store.take_root(centre.next_root("revoke"))
+        assert store.heartbeat_age_s(NOW) is None
+
+
+async def test_a_policy_by_a_key_that_was_replaced_keeps_no_door_fresh(open_store, centre, clock):
+    """Who stole the old key and owns the broker passes heartbeats on, and the new policy never."""
+    async with open_store() as store:
+        await put_in_force(store, centre.policy(9, [card(1)]))  # the thief's
+        await store.take_heartbeat(
+            centre.heartbeat(policy=centre.policy_version(9, [card(1)])), NOW
+        )
+        thief = centre.keys.signers["policy"]
+        await store.take_root(centre.next_root("policy"))
+        for minutes in (1, 2):
+            clock.monotonic_s += 60
+            at = NOW + timedelta(minutes=minutes)
+            await store.take_heartbeat(
+                centre.heartbeat(at, policy=centre.policy_version(10, CARDS)), at
+            )
+            assert store.heartbeat_age_s(at) == 60 * minutes
+        honest, centre.keys.signers["policy"] = centre.keys.signers["policy"], thief
+        with pytest.raises(UnknownKey):
+            await store.offer_policy(centre.policy(11)[0], at)
+        centre.keys.signers["policy"] = honest
+        await put_in_force(store, centre.policy(10, CARDS))
+        assert store.heartbeat_age_s(at) == 0
 
 
 async def test_the_state_directory_of_another_site_is_not_taken_over(tmp_path, centre, clock):

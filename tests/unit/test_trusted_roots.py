@@ -19,7 +19,6 @@ from edge_agent.core.trusted_state import (
     lacks,
 )
 from schemas.errors import (
-    FastForward,
     Rollback,
     UnknownKey,
 )
@@ -75,8 +74,7 @@ def test_a_fast_forward_by_a_stolen_policy_key_is_undone_by_a_new_one(state, cen
     state = after_root(state, centre.next_root("policy"))
     assert state.policy.counter == MAX_LEAP  # in force until there is another
     later = LATER + timedelta(seconds=30)
-    with pytest.raises(FastForward):
-        in_force(state, centre, MAX_LEAP + 1)
+    assert in_force(state, centre, 2 * MAX_LEAP)  # the server went beyond what the door reported
     same_number = Version(version=MAX_LEAP, hash=OTHER_HASH)
     assert lacks(heard(state, centre, later, policy=same_number)).policy
     named = heard(state, centre, later, policy=centre.policy_version(2))

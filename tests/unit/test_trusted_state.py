@@ -278,9 +278,20 @@ def test_rollback_of_the_command_counter(state, centre):
 
 
 def test_fast_forward_of_the_command_counter(state, centre):
+    state, _ = commanded(state, centre, 1)
     with pytest.raises(FastForward):
-        commanded(state, centre, MAX_LEAP + 1)
-    assert commanded(state, centre, MAX_LEAP)
+        commanded(state, centre, MAX_LEAP + 2)
+    assert commanded(state, centre, MAX_LEAP + 1)
+
+
+def test_what_an_agent_hears_of_first_may_have_any_number(state, centre):
+    """A device with the name of one that was there for long, or that lied to the server."""
+    far = MAX_LEAP * 5
+    named = {"policy": centre.policy_version(far), "lockdown": far}
+    assert heard(in_force(state, centre, far), centre, **named)
+    assert in_force(heard(state, centre, **named), centre, far)
+    assert shut(state, centre, far)
+    assert commanded(state, centre, far)
 
 
 def test_a_command_that_was_queued_is_for_another_session(state, centre):
