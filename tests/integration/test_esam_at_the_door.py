@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.esam_watch import EsamWatch
 from edge_agent.readers.port import Feedback
-from edge_agent.secure_element.esam_chip import Esam
+from edge_agent.secure_element.esam_chip import Esam, EsamUnavailable
 from edge_agent.secure_element.esam_slots import VirtualSlot
 from edge_agent.virtual.esam_os import VirtualEsam
 from schemas.esam_issued import IssuedEsam
@@ -109,6 +109,20 @@ async def test_it_is_told_before_anybody_stands_at_the_door(tmp_path):
         watching = asyncio.create_task(fitted.watch.run())
         told = await fitted.until_told("esam.unavailable")
         assert told["reason"] == "missing"
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_what_was_met_is_told_though_it_is_over_by_the_next_look(tmp_path):
+    async with door_rig(tmp_path) as rig:
+        fitted = Fitted(rig)
+        fitted.take_out()
+        with pytest.raises(EsamUnavailable):
+            await fitted.esam.challenge()
+        fitted.put_back()
+        watching = asyncio.create_task(fitted.watch.run())
+        await fitted.until_told("esam.unavailable.cleared")
+        assert (await fitted.until_told("esam.unavailable"))["reason"] == "missing"
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
 

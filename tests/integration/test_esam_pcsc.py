@@ -126,3 +126,17 @@ async def test_another_chip_in_the_slot_is_told_apart(reader, esam):
             with pytest.raises(EsamUnavailable) as refused:
                 await esam.state()
             assert refused.value.reason == reason
+
+
+async def test_a_pcscd_that_ends_and_comes_back_is_survived():
+    require_module("smartcard.scard", "pip install 'ostiary[pcsc]'")
+    authority = EsamDesk("intl").issue()
+    esam = Esam(PcscSlot(SLOT, SystemClock()), ESAM_SERIAL, ["front"])
+    with pytest.raises(EsamUnavailable, match="Is pcscd installed and running"):
+        await esam.state()
+    for _ in range(2):
+        async with running_pcscd(), in_the_slot(authority.chip):
+            assert (await esam.state()).control_version == 1
+        with pytest.raises(EsamUnavailable, match="Is pcscd installed and running"):
+            await esam.state()
+    await esam.close()
