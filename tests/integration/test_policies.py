@@ -379,10 +379,8 @@ async def test_without_a_broker_policies_are_made_and_left_to_be_pulled(tmp_path
             answering = asyncio.create_task((pulls := pulls_of(rig, policies)).run())
             pulls.answer(AGENT, pull(1, policy=True))
             topic, envelope = await rig.told.get()
-            assert (topic, envelope) == (
-                down("demo", AGENT, POLICY),
-                await policies.envelope(AGENT),
-            )
+            assert topic == down("demo", AGENT, POLICY)
+            assert envelope == await policies.envelope(AGENT)
             await ended(answering)
 
 
