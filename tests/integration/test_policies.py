@@ -56,8 +56,13 @@ async def running(rig, policies):
         async with asyncio.timeout(LIMIT_S):
             yield policies
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await ended(task)
+
+
+async def ended(task):
+    """Cancel, and wait: what still reads the database must not meet one that is closed."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def version(policies, agent, above=0):
@@ -147,7 +152,7 @@ async def test_an_agent_gets_a_policy_and_then_only_what_a_changed_card_changes(
                 leaf = again - len(envelope)
                 assert 0 < leaf < (whole - len(envelope)) / 8
                 assert rig.beats == [AGENT, AGENT]
-                answering.cancel()
+                await ended(answering)
         finally:
             await store.close()
 
@@ -374,11 +379,9 @@ async def test_without_a_broker_policies_are_made_and_left_to_be_pulled(tmp_path
             answering = asyncio.create_task((pulls := pulls_of(rig, policies)).run())
             pulls.answer(AGENT, pull(1, policy=True))
             topic, envelope = await rig.told.get()
-            assert (topic, envelope) == (
-                down("demo", AGENT, POLICY),
-                await policies.envelope(AGENT),
-            )
-            answering.cancel()
+            assert topic == down("demo", AGENT, POLICY)
+            assert envelope == await policies.envelope(AGENT)
+            await ended(answering)
 
 
 async def test_a_policy_with_a_chunk_missing_is_not_applied(tmp_path):

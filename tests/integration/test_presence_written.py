@@ -47,4 +47,5 @@ async def test_a_removed_agent_is_offline_and_its_successor_comes_online(tmp_pat
     assert presence.session(AGENT) is None
     assert (await written(lambda: hear("11" * 8)))[-1] == "agent.online"
     watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
     await engine.dispose()

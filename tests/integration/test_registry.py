@@ -57,6 +57,7 @@ async def test_what_another_program_removes_is_noticed(engine, registry, monkeyp
         while "front" in registry.agents:  # noqa: ASYNC110 the watch has no other sign
             await asyncio.sleep(0.01)
     watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
     assert set(registry.ring) == {OTHER.signer.keyid}
 
 

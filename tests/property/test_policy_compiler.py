@@ -267,4 +267,7 @@ async def follow(rig, steps):
         await keep_up(rig, compiler)
         await check(rig, SiteDocument.model_validate(document), bound)
         for agent in AGENTS:  # what was changed piece by piece is as if made anew
-            assert await compiler.make(agent, WHOLE, applied=None, above=0) is None
+            before = await rig.stored(agent)
+            made = await compiler.make(agent, WHOLE, applied=None, above=0)
+            assert (made and made.version) == (before and before.version)
+            assert (made and made.hash) == (before and before.hash)
