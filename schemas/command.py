@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, StringConstraints, model_validator
 
-from schemas.names import Name
+from schemas.names import CardId, Name
 from schemas.statement import Statement
 
 Session = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
@@ -21,6 +21,7 @@ CommandId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 PROMPT = timedelta(seconds=5)
 PATIENT = timedelta(seconds=30)
 LONGEST_UNLOCK = timedelta(hours=24)
+LONGEST_WINDOW = timedelta(seconds=60)
 
 
 class Action(StrEnum):
@@ -38,11 +39,16 @@ class Action(StrEnum):
     """End UNLOCK, LOCK or BLOCK: back to what the policy says."""
     BINDING_WINDOW = "binding-window"
     """Bind the next card at a reader to a person."""
+    UNBINDING_WINDOW = "unbinding-window"
+    """Erase the door's domain from one card when it is held to a reader."""
     IDENTIFY = "identify"
     """Blink and beep, so that someone at the door knows which one it is."""
     REBOOT = "reboot"
     """End the agent; its supervisor starts it again."""
 
+
+WINDOWS = frozenset({Action.BINDING_WINDOW, Action.UNBINDING_WINDOW})
+"""Open for at most LONGEST_WINDOW. `card.*` events that name the command tell how they end."""
 
 MOVES_THE_STRIKE = frozenset({Action.PULSE, Action.UNLOCK})
 
@@ -56,9 +62,10 @@ class Command(Statement):
     action: Action
     door: Name | None = Field(description="none for what concerns the whole agent")
     until: AwareDatetime | None = Field(
-        default=None, description="end of unlock, lock, block or binding-window"
+        default=None, description="end of unlock, lock, block or a window"
     )
     person: Name | None = Field(default=None, description="whose card is to be bound")
+    card: CardId | None = Field(default=None, description="the one card a window is for")
     direction: Literal["in", "out"] | None = Field(default=None, description="at which reader")
 
     @model_validator(mode="after")
@@ -72,6 +79,17 @@ class Command(Statement):
             self.until is None or self.until - self.issued > LONGEST_UNLOCK
         ):
             raise ValueError("unlock must end within 24 h")
-        if self.action is Action.BINDING_WINDOW and (self.until is None or self.person is None):
-            raise ValueError("a binding window has an end and a person")
+        self._check_window()
         return self
+
+    def _check_window(self) -> None:
+        if self.action not in WINDOWS:
+            return
+        if self.until is None or self.direction is None:
+            raise ValueError(f"{self.action} has an end and a reader")
+        if self.until - self.issued > LONGEST_WINDOW:
+            raise ValueError(f"{self.action} must end within {LONGEST_WINDOW.seconds} s")
+        if self.action is Action.BINDING_WINDOW and self.person is None:
+            raise ValueError("a card is bound to a person")
+        if self.action is Action.UNBINDING_WINDOW and self.card is None:
+            raise ValueError("a window to unbind is for one card")

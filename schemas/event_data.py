@@ -9,10 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from schemas.keys import EsamSerial
+from schemas.command import CommandId
+from schemas.keys import CheckValues, EsamSerial, KeyVersion
 from schemas.names import CardId, DigestHex, Name
 from schemas.policy import DoorMode
 from schemas.reasons import Reason
+from schemas.suites import SuiteName
+from schemas.transport import TransportSource
 
 
 class EventData(BaseModel):
@@ -239,9 +242,75 @@ class AccessOutcome(DoorData):
     latency_ms: Latency
 
 
-class CardBound(DoorData):
-    """A card now holds keys of this domain."""
+class CardData(DoorData):
+    """Data of an event about the keys on a card; `command` opened the window, if one did."""
 
     card: CardId
     domain: Name
+    command: CommandId | None = None
+
+
+class CardBound(CardData):
+    """A card now holds keys of this domain."""
+
     key_version: int
+    person: Name | None = Field(default=None, description="that the window was for")
+    transport: TransportSource = TransportSource.DESK
+
+
+class CardUnbound(CardData):
+    """The domain's keys are erased from the card."""
+
+
+class CardRekeyed(CardData):
+    """The card was given another version of the domain's keys, after it had opened the door."""
+
+    from_version: int
+    key_version: int
+
+
+class CardNotRekeyed(CardData):
+    """A card that should have been given another version took it not; it goes on as it is."""
+
+    from_version: int
+    key_version: int
+    detail: Annotated[str, StringConstraints(max_length=200)]
+
+
+class WindowEnded(DoorData):
+    """What came of a card in a window, if it is not `card.bound` or `card.unbound`.
+
+    `outcome` is that of the card's script, a refusal of the server (`schemas.transport`), or
+    `nobody_came`; the window goes on until its end, but for the last.
+    """
+
+    command: CommandId
+    card: CardId | None
+    person: Name | None
+    domain: Name
+    outcome: Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,40}$")]
+    detail: Annotated[str, StringConstraints(max_length=200)]
+
+
+class KeysHeld(AgentData):
+    """The keys a lock has of a domain, read back from its secure element, and which it asks for.
+
+    Said after each order about keys, each change of versions by a policy, and at the start.
+    """
+
+    domain: Name
+    suite: SuiteName
+    esam: EsamSerial | None = Field(description="none: the element in software")
+    held: dict[KeyVersion, CheckValues] = Field(max_length=8)
+    floor: KeyVersion
+    preferred: KeyVersion
+    accepted: tuple[KeyVersion, ...]
+
+
+class KeysRefused(AgentData):
+    """An order about keys could not be carried out: nothing that was held is lost."""
+
+    domain: Name
+    version: KeyVersion
+    reason: Literal["unavailable", "worn_out", "full", "not_given", "wrong_key", "failed"]
+    detail: Annotated[str, StringConstraints(max_length=500)]

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from schemas.command import Session
 from schemas.names import Name
 from schemas.statement import Statement
+from schemas.suites import SuiteName
 
 PACKAGE_LIFE = timedelta(seconds=60)
 """A package older than this is not used: its ESAM has another challenge by then."""
@@ -134,14 +135,26 @@ class KeyPackage(Statement):
 
 
 class StageOrder(Statement):
-    """Have this version of the domain's keys in the ESAM, and say so.
+    """Hold this version of the domain's keys and nothing below the floor, and say what is held.
 
-    The agent asks for what its ESAM lacks, and reads back what was written: versions and check
-    values. `counter` goes up with every order to an agent, whatever the domain.
+    `counter` is its time of issue in microseconds. Carrying it out again changes nothing, so one
+    that is lost is sent again, and one that is replayed does no harm: it ends within a minute, and
+    the authority gives out nothing that is retired.
     """
 
     purpose: Literal["stage-order"] = "stage-order"
     domain: Name
+    suite: SuiteName = Field(description="of the domain's cards")
     version: KeyVersion
-    check_values: CheckValues
-    counter: int = Field(ge=1, lt=2**63)
+    check_values: CheckValues | None = Field(
+        description="what the keys must be; none: this lock's own secret, it draws them itself"
+    )
+    floor: KeyVersion = Field(description="versions below are erased, for ever")
+
+    @model_validator(mode="after")
+    def _whole(self) -> StageOrder:
+        if self.expires is None or not (timedelta() < self.expires - self.issued <= PACKAGE_LIFE):
+            raise ValueError(f"an order expires within {PACKAGE_LIFE.seconds} s")
+        if self.floor > self.version:
+            raise ValueError(f"version {self.version} is below the floor {self.floor}")
+        return self

@@ -32,7 +32,7 @@ ROLE_PURPOSES: dict[RoleName, frozenset[str]] = {
     "root": frozenset({payload_type("root")}),
     "policy": frozenset({payload_type("policy")}),
     "revoke": frozenset({payload_type("revocation"), payload_type("revocation-snapshot")}),
-    "keys": frozenset({payload_type("key-package"), payload_type("stage-order")}),
+    "keys": frozenset(map(payload_type, ("key-package", "stage-order", "transport-key"))),
     "online": frozenset(
         {
             EVENTS_TYPE,
@@ -46,7 +46,10 @@ ROLE_PURPOSES: dict[RoleName, frozenset[str]] = {
 """Which payload types a role's keys may sign. A role can do nothing else."""
 
 AGENT_PURPOSES = frozenset(
-    {EVENTS_TYPE, *map(payload_type, ("report", "pull", "renewal", "key-request"))}
+    {
+        EVENTS_TYPE,
+        *map(payload_type, ("report", "pull", "renewal", "key-request", "transport-request")),
+    }
 )
 """What an agent's own key may sign."""
 

@@ -9,9 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, StringConstraints
 
+from schemas.command import CommandId
 from schemas.event_data import EventData
 from schemas.keys import CheckValue, CheckValues, EsamSerial, Item, KeyVersion
-from schemas.names import DigestHex, Name
+from schemas.names import CardId, DigestHex, Name
+from schemas.transport import TransportSource
 
 
 class AlarmRaised(EventData):
@@ -162,3 +164,32 @@ class KeysCopied(ServerData):
     esams: int
     shares: int
     needed: int
+
+
+class TransportKeysChanged(ServerData):
+    """Transport keys of new cards were made known to the key authority, or forgotten."""
+
+    source: TransportSource
+    cards: int = Field(description="how many of a list; 0 for a master key or a default")
+    action: Literal["added", "removed"]
+
+
+class TransportKeyGiven(ServerData):
+    """The key authority told a lock the transport key of one card."""
+
+    agent: Name
+    card: CardId
+    command: CommandId
+    source: TransportSource
+    lent_to: EsamSerial | None = None
+
+
+class RotationChanged(ServerData):
+    """A campaign that moves a key domain to another version took a step."""
+
+    rotation: str
+    domain: Name
+    from_version: KeyVersion
+    to_version: KeyVersion
+    state: str
+    detail: Annotated[str, StringConstraints(max_length=500)] = ""

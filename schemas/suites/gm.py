@@ -22,6 +22,7 @@ from schemas.suites.sm2_gmssl import GmsslProvider
 from schemas.suites.suite import (
     CARD_ID_BYTES,
     SCALAR_BYTES,
+    PublicKey,
     RandomBytes,
     SuiteName,
     check_signature_form,
@@ -56,6 +57,10 @@ class GmPrivateKey:
     def sign(self, message: bytes) -> bytes:
         """SM2 with SM3 over the message, as DER (GM/T 0009-2012 7.3)."""
         return encode_dss_signature(*self._signer.sign(sm3(self.public._z + message)))
+
+    def agree(self, other: PublicKey) -> bytes:
+        """The x of scalar * point, on the SM2 curve. Not in constant time: for keys used once."""
+        return GmsslProvider().multiple(self.scalar, other.point)
 
 
 class GmSuite(BlockCipher):

@@ -15,6 +15,7 @@ from schemas.suites.suite import (
     CARD_ID_BYTES,
     POINT_BYTES,
     SCALAR_BYTES,
+    PublicKey,
     RandomBytes,
     SuiteName,
     check_signature_form,
@@ -55,6 +56,11 @@ class IntlPrivateKey:
     def sign(self, message: bytes) -> bytes:
         """ECDSA with SHA-256 over the message; OpenSSL draws the nonce."""
         return self._key.sign(message, _ECDSA)
+
+    def agree(self, other: PublicKey) -> bytes:
+        """ECDH (SP 800-56A 5.7.1.2) with a point of P-256."""
+        point = ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, other.point)
+        return self._key.exchange(ec.ECDH(), point)
 
 
 class IntlSuite(BlockCipher):

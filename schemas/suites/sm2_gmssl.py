@@ -74,6 +74,11 @@ class GmsslProvider:
         crypt = CryptSM2(private_key="", public_key="")
         return b"\x04" + bytes.fromhex(crypt._kg(int.from_bytes(scalar), default_ecc_table["g"]))
 
+    def multiple(self, scalar: bytes, point: bytes) -> bytes:
+        """The 32-byte x of scalar * point, for a point that was checked to be on the curve."""
+        crypt = CryptSM2(private_key="", public_key="")
+        return bytes.fromhex(crypt._kg(int.from_bytes(scalar), point[1:].hex()))[:32]
+
     def signer(self, scalar: bytes) -> GmsslSigner:
         """A signer for the 32-byte scalar."""
         return GmsslSigner(scalar)

@@ -61,6 +61,9 @@ class PrivateKey(Protocol):
     def sign(self, message: bytes) -> bytes:
         """A canonical DER signature over `message`."""
 
+    def agree(self, other: PublicKey) -> bytes:
+        """The 32-byte x of scalar * `other` (SEC 1, 3.3.1): what only the two key holders know."""
+
 
 class Suite(Protocol):
     """Sign, verify, digest, block cipher, CMAC, AEAD, diversify: all a site needs."""
