@@ -21,8 +21,8 @@ help: ## list what make can do
 demo: .venv/.runtime ## a whole site on this machine, no hardware: ARGS="--help" lists its options
 	@trap : INT; $(V)/ostiary-demo $(ARGS) || { status=$$?; [ $$status -eq 130 ] || exit $$status; }
 
-test: packages .venv/.dev .venv/.hardware ## all tests; ARGS="tests/unit -k chain" chooses
-	@$(V)/python -m pytest $(ARGS)
+test: packages .venv/.dev .venv/.hardware ## all tests, two at a time; ARGS="tests/unit -k chain" chooses
+	@$(V)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: .venv/.dev ## formatting, ruff, mypy --strict
 	@$(V)/ruff format --check .

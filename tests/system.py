@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
@@ -25,6 +30,14 @@ def require_module(name: str, install: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError:
         _missing(f"the module {name} is not installed; install it with: {install}")
+
+
+@contextmanager
+def alone_with(thing: str) -> Iterator[None]:
+    """Wait until no other test process of this machine uses `thing`, and keep it meanwhile."""
+    with (Path(tempfile.gettempdir()) / f"ostiary-tests-{thing}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _missing(message: str) -> NoReturn:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from datetime import UTC, datetime
 
 import pytest
@@ -129,7 +128,7 @@ async def test_it_does_not_start_with_a_file_that_can_not_be_read(secured_builti
     [
         b"",
         b"\x00",
-        os.urandom(64),
+        bytes(range(64)),
         b"\xff" * 64,
         b"GET / HTTP/1.1\r\n\r\n",
         b"\x10\xff\xff\xff\xff",

@@ -28,10 +28,12 @@ from tests.integration.test_pcsc import (
     READER,
     await_presence,
     inserted,
+    pcscd_to_ourselves,
     running_pcscd,
 )
 from tests.system import require_module
 
+__all__ = ["pcscd_to_ourselves"]  # a fixture of this module too
 pytestmark = pytest.mark.system
 SLOT = "Virtual PCD 00 01"
 

@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
@@ -23,12 +23,19 @@ from edge_agent.virtual.card_os import VirtualCard
 from edge_agent.virtual.chip import Tear, TearMoment
 from edge_agent.virtual.vpcd import VPCD_PORT, hold_in_reader
 from tests.card_desk import SERIAL, Desk
-from tests.system import require_module, require_program
+from tests.system import alone_with, require_module, require_program
 
 pytestmark = pytest.mark.system
 READER = "Virtual PCD 00 00"
 PATIENCE_S = 30
 """How long anything may take before the test gives up; nothing waits that long when it works."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pcscd_to_ourselves() -> Iterator[None]:
+    """There is one socket of pcscd in a machine, and one port for a virtual card."""
+    with alone_with("pcscd"):
+        yield
 
 
 def pcscd_answers() -> bool:
