@@ -25,8 +25,8 @@ _COLOURS = {
     "door.held": "bold red",
     "alarm.raised": "bold red",
 }
-# Each grant is followed by two of these; they would crowd out what people do.
-_UNREMARKABLE = {"door.mode_changed"}
+# Each grant is followed by two of the first, each new key of a lock by the others.
+_UNREMARKABLE = {"door.mode_changed", "keys.package_made", "keys.held", "keys.transport_given"}
 
 
 @dataclass

@@ -6,7 +6,7 @@ import json
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from server.cli.console import DEFAULT_SITE_DIR, SiteDir, confirm, err, fail, out
@@ -87,7 +87,7 @@ def list_command(
 
 
 def _table(items: list[dict[str, Any]]) -> Table:
-    table = Table("id", "scope", "name", "exempt", "since", "by", "ended", box=None)
+    table = Table(Column("id", no_wrap=True, overflow="fold"), "scope", "name", "exempt", "since", "by", "ended", box=None)
     for each in items:
         shown = [
             each["id"],

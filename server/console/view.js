@@ -26,13 +26,14 @@ function icon(name) {
 
 export const eventName = (event) => String(event.type).replace(/^io\.ostiary\./, "").replace(/\.v\d$/, "");
 
-const ALARMS = new Set(["access.duress", "door.forced", "door.held", "alarm.raised", "agent.events_lost", "revocation.overdue"]);
+const ALARMS = new Set(["esam.unavailable", "access.duress", "door.forced", "door.held", "alarm.raised", "agent.events_lost", "revocation.overdue"]);
 const WARNINGS = new Set(["door.held_prealarm", "door.fault", "agent.buffer_high", "agent.clock_stepped", "policy.rejected", "statement.rejected",
-  "policy.stale", "policy.expired", "lockdown.started", "command.refused", "agent.offline"]);
+  "policy.stale", "policy.expired", "lockdown.started", "command.refused", "agent.offline", "keys.refused", "card.not_bound", "card.not_rekeyed", "rotation.paused",
+  "rotation.quarantined", "rotation.failed"]);
 
 // What every door says of each order that reaches it: a thousand doors would push what people do off the page.
 const ROUTINE = new Set(["policy.published", "policy.applied", "policy.fresh", "revocation.applied", "lockdown.applied", "root.applied",
-  "certificate.applied", "agent.online"]);
+  "certificate.applied", "agent.online", "keys.held", "keys.package_made", "keys.transport_given"]);
 
 export function kindOf(event) {
   const name = eventName(event);
