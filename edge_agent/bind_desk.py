@@ -12,7 +12,7 @@ from secrets import token_bytes
 from edge_agent.app import Parts, opened
 from edge_agent.card.application import UnlockQuestion
 from edge_agent.card.binding import BindOutcome, BindResult, bind
-from edge_agent.card.session import perform
+from edge_agent.card.session import listed, perform
 from edge_agent.config import Config, ConfigError
 from edge_agent.core.trusted_time import TrustedTime
 from edge_agent.readers.port import CardChannel, CardRemoved, Feedback
@@ -119,5 +119,5 @@ class _Desk:
     async def bind(self, card: CardChannel) -> BindResult:
         question = self._question
         element = self._parts.elements.get(question.domain, question.suite)
-        script = bind(question, self._keys, token_bytes)
-        return await perform(script, card, element, self._parts.clock)
+        script = bind(question, token_bytes)
+        return await perform(script, card, element, self._parts.clock, listed(self._keys))

@@ -25,6 +25,11 @@ class BrokenElement:
     def __init__(self, why: str) -> None:
         self._why = why
 
+    @property
+    def held(self) -> frozenset[int] | None:
+        """Nobody knows."""
+        return None
+
     async def admit(self, *_: object) -> bytes:
         """Raises ElementUnavailable."""
         raise ElementUnavailable(self._why)
@@ -34,6 +39,10 @@ class BrokenElement:
         raise ElementUnavailable(self._why)
 
     async def protect_key(self, *_: object, **__: object) -> bytes:
+        """Raises ElementUnavailable."""
+        raise ElementUnavailable(self._why)
+
+    async def protect_next_key(self, *_: object, **__: object) -> bytes:
         """Raises ElementUnavailable."""
         raise ElementUnavailable(self._why)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from edge_agent.card.application import UnlockQuestion
 from edge_agent.config import Door
 from edge_agent.core.applied import Applied
 from edge_agent.core.decision import Circumstances, Direction, DoorView
@@ -56,6 +57,17 @@ class House:
         """What one policy says of a door."""
         view = None if applied is None else applied.doors.get(door)
         return self.default_view(door) if view is None else view
+
+    def question(self, view: DoorView) -> UnlockQuestion:
+        """What a door with this view asks of a card now."""
+        settings, store = view.settings, self.store
+        return UnlockQuestion.of(
+            self.site,
+            settings,
+            self.elements.get(settings.domain, settings.suite).held,
+            store.denied_versions(settings.domain),
+            store.key_floor(settings.domain),
+        )
 
     def heartbeat_age_s(self) -> float | None:
         """How old the server's newest word is; None if it was never heard."""

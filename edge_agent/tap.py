@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from edge_agent.card.application import UnlockQuestion, unlock
+from edge_agent.card.application import unlock
 from edge_agent.card.session import perform
 from edge_agent.core.decision import Circumstances, Decision, Direction, DoorView, decide
 from edge_agent.core.door import Grant
@@ -47,13 +47,13 @@ class Tap:
         """Ask the card, decide, store. Raises CardRemoved or TimeoutError if the card went away."""
         house, clock = self._house, self._house.recorder.clock
         async with asyncio.timeout(CARD_TIMEOUT_S):
-            question = self._question(house.view(self._door))
+            question = house.question(house.view(self._door))
             while True:
                 element = house.elements.get(question.domain, question.suite)
                 proof = await perform(unlock(question, house.random), card, element, clock)
                 found = house.store.find(proof.card_id)
                 view = house.view_of(found.applied, self._door)
-                asked, question = question, self._question(view)
+                asked, question = question, house.question(view)
                 if asked == question:
                     break
                 # Another policy came meanwhile: what was proved is not what it asks for.
@@ -82,9 +82,6 @@ class Tap:
             decision.reason,
             stored.id if stored else None,
         )
-
-    def _question(self, view: DoorView) -> UnlockQuestion:
-        return UnlockQuestion.of(self._house.site, view.settings)
 
     def _keys(self, proof: Proof) -> list[str]:
         reader = f"reader {self._door} {self._direction}"

@@ -10,8 +10,10 @@ from typing import TypeVar
 from edge_agent.card.apdu import Command, Response
 from edge_agent.card.application import UnlockQuestion, unlock
 from edge_agent.card.binding import BindResult, bind
+from edge_agent.card.rekeying import RekeyOutcome, rekey
 from edge_agent.card.script import Answer, Step
-from edge_agent.card.session import perform
+from edge_agent.card.session import listed, perform
+from edge_agent.card.unbinding import unbind
 from edge_agent.core.proof import Proof
 from edge_agent.secure_element.port import Purpose
 from edge_agent.secure_element.software import SoftwareElement
@@ -86,13 +88,28 @@ class Desk:
         self, script: Generator[Step, Answer, Result], answer: Callable[[bytes], bytes]
     ) -> Result:
         self.channel = Channel(answer)
-        return await perform(script, self.channel, self.element, TickingClock())
+        keys = listed(self.transport_keys)
+        return await perform(script, self.channel, self.element, TickingClock(), keys)
 
     async def bind(self, card: VirtualCard, question: UnlockQuestion | None = None) -> BindResult:
         """Hold the card to the reader in a binding window."""
         card.reset()
+        return await self.run(bind(question or self.question, self.random), card.transmit)
+
+    async def unbind(self, card: VirtualCard) -> BindResult:
+        """Hold the card to the reader in a window to unbind it."""
+        card.reset()
+        return await self.run(unbind(self.question), card.transmit)
+
+    async def rekey(
+        self, card: VirtualCard, question: UnlockQuestion, proof: Proof
+    ) -> RekeyOutcome:
+        """Leave the card at the reader after it has opened the door."""
+        assert proof.card_id is not None
+        assert proof.key_version is not None
+        card_id = bytes.fromhex(proof.card_id)
         return await self.run(
-            bind(question or self.question, self.transport_keys, self.random), card.transmit
+            rekey(card_id, question, proof.key_version, self.random), card.transmit
         )
 
     async def tap(self, card: VirtualCard, question: UnlockQuestion | None = None) -> Proof:

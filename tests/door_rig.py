@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from edge_agent.card.application import UnlockQuestion
 from edge_agent.card.binding import bind
-from edge_agent.card.session import perform
+from edge_agent.card.session import listed, perform
 from edge_agent.clock import SystemClock
 from edge_agent.config import Door
 from edge_agent.core.decision import DoorView
@@ -152,10 +152,9 @@ class DoorRig:
         """A card that is bound in `domain`."""
         card = VirtualCard(None, "intl", SERIAL, TRANSPORT_KEY, self.random)
         question = UnlockQuestion(SITE, domain, "intl", 1)
-        keys = {SERIAL.hex(): TRANSPORT_KEY}
         card.reset()
-        script = bind(question, keys, self.random)
-        await perform(script, _Held(card), self.elements.get(domain, "intl"), self.clock)
+        element, keys = self.elements.get(domain, "intl"), listed({SERIAL.hex(): TRANSPORT_KEY})
+        await perform(bind(question, self.random), _Held(card), element, self.clock, keys)
         return card
 
     async def tap(self, card: VirtualCard, direction: str = "in") -> Feedback:

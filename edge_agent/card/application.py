@@ -16,10 +16,10 @@ from edge_agent.card.script import (
     Admit,
     Check,
     Script,
+    ask_bytes,
     ask_card,
     ask_card_timed,
     ask_check,
-    ask_element,
 )
 from edge_agent.core.proof import Proof, ProofOutcome
 from edge_agent.secure_element.port import ElementUnavailable, Purpose
@@ -42,16 +42,32 @@ class UnlockQuestion:
     """The reader proves itself to the card first."""
 
     @classmethod
-    def of(cls, site: str, settings: DoorSettings) -> UnlockQuestion:
-        """What a door's policy asks."""
-        return cls(
-            site,
-            settings.domain,
-            settings.suite,
+    def of(
+        cls,
+        site: str,
+        settings: DoorSettings,
+        held: frozenset[int] | None = None,
+        denied: frozenset[int] = frozenset(),
+        floor: int = 1,
+    ) -> UnlockQuestion:
+        """What a door asks: of the versions its policy takes, best first, those it can ask for.
+
+        `held` are the versions its secure element has (None: not known), `denied` those that were
+        revoked, `floor` the lowest that counts. So a lock that was not given the preferred version
+        yet shuts nobody out, and a card with two versions is asked for the one that still counts.
+        Where none is left the policy's own are asked for: the decision says no, and why.
+        """
+        wanted = (
             settings.key_version,
-            tuple(sorted(settings.accepted_key_versions, reverse=True)),
-            settings.mutual,
+            *sorted(set(settings.accepted_key_versions) - {settings.key_version}, reverse=True),
         )
+        usable = tuple(
+            version
+            for version in wanted
+            if (held is None or version in held) and version not in denied and version >= floor
+        )
+        preferred, *others = usable or wanted
+        return cls(site, settings.domain, settings.suite, preferred, tuple(others), settings.mutual)
 
     @property
     def aid(self) -> bytes:
@@ -175,7 +191,7 @@ def _admit(card_id: bytes, slot: Slot, version: int) -> Script[bool]:
     card_challenge = yield from get_challenge(layout.CHALLENGE_BYTES)
     if card_challenge is None:
         return False
-    cryptogram = yield from ask_element(Admit(card_id, version, card_challenge))
+    cryptogram = yield from ask_bytes(Admit(card_id, version, card_challenge))
     verdict = yield from external_authenticate(slot.key(Purpose.ADMIT), cryptogram)
     return verdict.ok
 

@@ -7,7 +7,7 @@ card that is torn away holds the old state or the new one, and binding again fin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -23,10 +23,18 @@ from edge_agent.card.application import (
     select_root,
 )
 from edge_agent.card.layout import FileKind, Info, Right, Slot
-from edge_agent.card.script import Protect, ProtectKey, Script, ask_card, ask_element
+from edge_agent.card.script import (
+    AskTransportKey,
+    Protect,
+    ProtectKey,
+    Script,
+    TransportKeyRefused,
+    ask_bytes,
+    ask_card,
+)
 from edge_agent.secure_element.port import Purpose
 from schemas.secure_messaging import pad
-from schemas.suites import RandomBytes, suite
+from schemas.suites import RandomBytes, SuiteName, suite
 
 KEY_SPACE_BYTES = layout.KEY_FILE_RECORDS * layout.KEY_RECORD_BYTES
 APPLICATION_BYTES = KEY_SPACE_BYTES + layout.INFO_BYTES
@@ -38,12 +46,12 @@ class BindOutcome(StrEnum):
     BOUND = "bound"
     ALREADY_BOUND = "already_bound"
     """The card proved the preferred version; nothing was written."""
-    TRANSPORT_KEY_UNKNOWN = "transport_key_unknown"
-    """The list has no transport key for this card."""
     TRANSPORT_KEY_REFUSED = "transport_key_refused"
     """The card has another transport key, and now one try fewer."""
     BLOCKED = "blocked"
     """The card's transport key has no tries left."""
+    UNBOUND = "unbound"
+    """It has no keys of this domain any more, or had none."""
     CARD_FULL = "card_full"
     """No memory, or no file id, is left for another application."""
     NOT_OUR_CARD = "not_our_card"
@@ -54,50 +62,60 @@ class BindOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class BindResult:
-    """The card and how binding it ended; `card_id` is None if it named no serial."""
+    """The card and how binding it ended; `card_id` is None if it named no serial.
+
+    `outcome` is a BindOutcome, or the name of why no transport key was to be had.
+    """
 
     card_id: str | None
-    outcome: BindOutcome
+    outcome: str
+    detail: str = ""
 
 
-class _Ended(Exception):
+class CardEnded(Exception):
+    """A script of this kind can't go on; the outcome says why."""
+
     def __init__(self, outcome: BindOutcome) -> None:
         super().__init__(outcome.value)
         self.outcome = outcome
 
 
-def bind(
-    question: UnlockQuestion, transport_keys: Mapping[str, bytes], random: RandomBytes
-) -> Script[BindResult]:
+def bind(question: UnlockQuestion, random: RandomBytes) -> Script[BindResult]:
     """Bind the card in the field in the question's domain, with its preferred key version.
 
-    `transport_keys` are 16 bytes each, by card id. Raises ElementUnavailable.
+    Its transport key is asked for only if it is not bound yet. Raises ElementUnavailable.
     """
+    return (yield from ended_well(lambda card_id: _bind(card_id, question, random)))
+
+
+def ended_well(work: Callable[[bytes], Script[BindOutcome]]) -> Script[BindResult]:
+    """What became of `work` with the card in the field, whatever the card does."""
     card_id: bytes | None = None
+    outcome: str
+    detail = ""
     try:
         card_id = yield from select_root()
         if card_id is None:
-            raise _Ended(BindOutcome.NOT_OUR_CARD)
-        outcome = yield from _bind(card_id, question, transport_keys.get(card_id.hex()), random)
+            raise CardEnded(BindOutcome.NOT_OUR_CARD)
+        outcome = yield from work(card_id)
     except MalformedApdu:
         outcome = BindOutcome.NOT_OUR_CARD
-    except _Ended as end:
+    except CardEnded as end:
         outcome = end.outcome
-    return BindResult(None if card_id is None else card_id.hex(), outcome)
+    except TransportKeyRefused as refusal:
+        outcome, detail = refusal.outcome, str(refusal)
+    return BindResult(None if card_id is None else card_id.hex(), outcome, detail)
 
 
-def _bind(
-    card_id: bytes, question: UnlockQuestion, transport_key: bytes | None, random: RandomBytes
-) -> Script[BindOutcome]:
+def _bind(card_id: bytes, question: UnlockQuestion, random: RandomBytes) -> Script[BindOutcome]:
     info: Info | None = None
     exists = (yield from select_application(question.aid)) is not None
     if exists:
         info = yield from read_info()
         if info is not None and (yield from _is_bound(card_id, question, info, random)):
             return BindOutcome.ALREADY_BOUND
-    if transport_key is None:
-        return BindOutcome.TRANSPORT_KEY_UNKNOWN
-    yield from _open_with_transport_key(question, transport_key)
+    transport_key = yield from ask_bytes(AskTransportKey(card_id))
+    yield from prove_transport_key(question.suite, transport_key)
     if not exists:
         yield from _create_application(question.aid)
     if (yield from select_application(question.aid)) != card_id:
@@ -131,8 +149,8 @@ def _is_bound(
     return proved
 
 
-def _open_with_transport_key(question: UnlockQuestion, transport_key: bytes) -> Script[None]:
-    """Prove the transport key to the MF.
+def prove_transport_key(suite_name: SuiteName, transport_key: bytes) -> Script[None]:
+    """Prove the transport key to the MF. Raises CardEnded.
 
     The card's challenge is 8 bytes and we fill the block: so a false card can't choose whole blocks
     for us to encipher, of which it could make the CMAC that protects the keys (docs/card.md).
@@ -140,17 +158,17 @@ def _open_with_transport_key(question: UnlockQuestion, transport_key: bytes) -> 
     yield from select_root()
     challenge = yield from get_challenge(layout.TRANSPORT_CHALLENGE_BYTES)
     if challenge is None:
-        raise _Ended(BindOutcome.NOT_OUR_CARD)
-    cryptogram = suite(question.suite).encrypt_block(transport_key, pad(challenge))
+        raise CardEnded(BindOutcome.NOT_OUR_CARD)
+    cryptogram = suite(suite_name).encrypt_block(transport_key, pad(challenge))
     verdict = yield from external_authenticate(layout.TRANSPORT_KEY, cryptogram)
     match verdict.status:
         case StatusWord.OK:
             return
         case StatusWord.WRONG:
-            raise _Ended(BindOutcome.TRANSPORT_KEY_REFUSED)
+            raise CardEnded(BindOutcome.TRANSPORT_KEY_REFUSED)
         case StatusWord.BLOCKED:
-            raise _Ended(BindOutcome.BLOCKED)
-    raise _Ended(BindOutcome.NOT_OUR_CARD)
+            raise CardEnded(BindOutcome.BLOCKED)
+    raise CardEnded(BindOutcome.NOT_OUR_CARD)
 
 
 def _create_application(aid: bytes) -> Script[None]:
@@ -160,7 +178,7 @@ def _create_application(aid: bytes) -> Script[None]:
         created = yield from _create(FileKind.APPLICATION, file_id, APPLICATION_BYTES, rights + aid)
         if created.ok:
             return
-    raise _Ended(BindOutcome.CARD_FULL)
+    raise CardEnded(BindOutcome.CARD_FULL)
 
 
 def _create(kind: FileKind, file_id: int, size: int, rest: bytes = b"") -> Script[Response]:
@@ -169,7 +187,7 @@ def _create(kind: FileKind, file_id: int, size: int, rest: bytes = b"") -> Scrip
     command = Command(layout.CLA_COS, layout.CREATE_FILE, file_id >> 8, file_id & 0xFF, data)
     created = yield from ask_card(command)
     if not (created.ok or created.status is StatusWord.FILE_EXISTS):
-        raise _Ended(_refusal(created))
+        raise CardEnded(_refusal(created))
     return created
 
 
@@ -183,42 +201,52 @@ def _write_key(
     command = Command(layout.CLA_COS_SECURE, layout.WRITE_KEY, 0x01, slot.key(purpose))
     use = Right.ADMIT if question.mutual and purpose is Purpose.AUTH else Right.ALWAYS
     version = question.key_version
-    body = yield from ask_element(
+    body = yield from ask_bytes(
         ProtectKey(
             card_id,
             version,
             purpose,
             layout.key_header(purpose, version, use=use),
             command.header,
-            (yield from _challenge()),
+            (yield from protected_challenge()),
             transport_key,
         )
     )
-    yield from _send_protected(command, body)
+    yield from send_protected(command, body)
 
 
 def _commit(card_id: bytes, question: UnlockQuestion, slot: Slot) -> Script[None]:
-    """Write the info record, as a whole: from here on the card is bound."""
+    """From here on the card is bound."""
     version = question.key_version
     info = Info(question.suite, {slot: version}, slot, question.mutual)
+    yield from write_info(card_id, version, info)
+
+
+def write_info(card_id: bytes, version: int, info: Info) -> Script[None]:
+    """Write the info record, as a whole, under `maintain` of `version`, whose slot was admitted.
+
+    Raises CardEnded.
+    """
     command = Command(layout.CLA_SECURE, layout.UPDATE_BINARY, 0x80 | layout.INFO_SFI, 0x00)
-    body = yield from ask_element(
-        Protect(card_id, version, info.encode(), command.header, (yield from _challenge()))
+    body = yield from ask_bytes(
+        Protect(card_id, version, info.encode(), command.header, (yield from protected_challenge()))
     )
-    yield from _send_protected(command, body)
+    yield from send_protected(command, body)
 
 
-def _challenge() -> Script[bytes]:
+def protected_challenge() -> Script[bytes]:
+    """The card's challenge for one protected command. Raises CardEnded."""
     challenge = yield from get_challenge(layout.CHALLENGE_BYTES)
     if challenge is None:
-        raise _Ended(BindOutcome.NOT_OUR_CARD)
+        raise CardEnded(BindOutcome.NOT_OUR_CARD)
     return challenge
 
 
-def _send_protected(command: Command, body: bytes) -> Script[None]:
+def send_protected(command: Command, body: bytes) -> Script[None]:
+    """Send a body under secure messaging. Raises CardEnded."""
     answer = yield from ask_card(Command(command.cla, command.ins, command.p1, command.p2, body))
     if not answer.ok:
-        raise _Ended(_refusal(answer))
+        raise CardEnded(_refusal(answer))
 
 
 def _refusal(response: Response) -> BindOutcome:

@@ -63,7 +63,36 @@ class Protect:
     card_challenge: bytes
 
 
-Step = Command | Admit | Check | ProtectKey | Protect
+@dataclass(frozen=True)
+class ProtectNextKey:
+    """To the element: the body of WRITE KEY under the card's own `maintain`. Sent: bytes."""
+
+    card_id: bytes
+    version: int
+    purpose: Purpose
+    key_header: bytes
+    command_header: bytes
+    card_challenge: bytes
+    under: int
+    """The version of the `maintain` key."""
+
+
+@dataclass(frozen=True)
+class AskTransportKey:
+    """To whoever has them: the card's transport key. Sent: 16 bytes."""
+
+    card_id: bytes
+
+
+class TransportKeyRefused(Exception):
+    """There is no transport key to be had for this card; `outcome` is the reason's name."""
+
+    def __init__(self, outcome: str, detail: str = "") -> None:
+        super().__init__(detail or outcome)
+        self.outcome = outcome
+
+
+Step = Command | Admit | Check | ProtectKey | ProtectNextKey | Protect | AskTransportKey
 Answer = Reply | bytes | bool
 Script = Generator[Step, Answer, Result]
 
@@ -80,8 +109,10 @@ def ask_card_timed(command: Command) -> Script[Reply]:
     return answer
 
 
-def ask_element(step: Admit | ProtectKey | Protect) -> Script[bytes]:
-    """The element's bytes."""
+def ask_bytes(
+    step: Admit | ProtectKey | ProtectNextKey | Protect | AskTransportKey,
+) -> Script[bytes]:
+    """What the element makes, or the transport key."""
     answer = yield step
     assert isinstance(answer, bytes)
     return answer

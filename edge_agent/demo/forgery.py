@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge_agent.card.application import UnlockQuestion
 from edge_agent.card.binding import BindOutcome, bind
-from edge_agent.card.session import perform
+from edge_agent.card.session import listed, perform
 from edge_agent.clock import SystemClock
 from edge_agent.readers.virtual import VirtualCardChannel
 from edge_agent.secure_element.port import Purpose
@@ -28,14 +28,11 @@ async def copied_card(
     for domain in domains:
         guessed = {purpose: secrets.token_bytes(KEY_BYTES) for purpose in Purpose}
         result = await perform(
-            bind(
-                UnlockQuestion(site, domain, suite_name, key_version=1),
-                {serial.hex(): transport_key},
-                secrets.token_bytes,
-            ),
+            bind(UnlockQuestion(site, domain, suite_name, key_version=1), secrets.token_bytes),
             VirtualCardChannel(card.respond, clock.monotonic()),
             SoftwareElement(suite(suite_name), {1: guessed}),
             clock,
+            listed({serial.hex(): transport_key}),
         )
         assert result.outcome is BindOutcome.BOUND, result
         card.reset()

@@ -33,6 +33,14 @@ class EsamElement:
         self._domain = domain
         self._suite = suite
 
+    @property
+    def held(self) -> frozenset[int] | None:
+        """The versions that were whole when the chip's key table was last read."""
+        table = self._esam.tables.get(self._index)
+        if table is None:
+            return None
+        return frozenset(v for v, checks in table.versions.items() if len(checks) == len(Purpose))
+
     async def admit(self, card_id: bytes, version: int, card_challenge: bytes) -> bytes:
         """The challenge under the card's `admit` key."""
         key = _Key(card_id, version, Purpose.ADMIT)

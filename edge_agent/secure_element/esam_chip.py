@@ -72,6 +72,8 @@ class Esam:
         """Called when `trouble` is another."""
         self.lend: Lend | None = None
         """Who lends it the transport keys of cards that are to be bound; None: nobody."""
+        self.tables: dict[int, KeyTable] = {}
+        """The key table at each place, as last seen."""
         self._serial = serial
         self._slot = slot
         self._channel: EsamChannel | None = None
@@ -98,9 +100,14 @@ class Esam:
         return await self._use(ask)
 
     async def look(self) -> None:
-        """See whether it is there and takes keys; what is not well is in `trouble`."""
+        """See whether it is there and takes keys; what is not well is in `trouble`.
+
+        What keys it holds of its domains is in `tables` afterwards.
+        """
         try:
             state = await self.state()
+            for domain in self.domains:
+                await self.table(domain)
         except EsamUnavailable:
             return
         if state.errors_left == 0:
@@ -119,7 +126,8 @@ class Esam:
             )
             return KeyTable.decode((await self._ask(channel, command)).data)
 
-        return await self._use(ask)
+        table = self.tables[index] = await self._use(ask)
+        return table
 
     async def challenge(self) -> bytes:
         """A challenge for one package; it is forgotten at the next, and when the power goes.

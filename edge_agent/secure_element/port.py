@@ -18,6 +18,10 @@ class ElementUnavailable(Exception):
 class SecureElement(Protocol):
     """The secrets of one key domain, by version and purpose."""
 
+    @property
+    def held(self) -> frozenset[int] | None:
+        """The versions it has, as last seen; None: not known."""
+
     async def admit(self, card_id: bytes, version: int, card_challenge: bytes) -> bytes:
         """The 16-byte cryptogram that answers the card's 16-byte challenge."""
 
@@ -38,6 +42,22 @@ class SecureElement(Protocol):
         transport_key: bytes,
     ) -> bytes:
         """The body of WRITE KEY under secure messaging with the card's transport key.
+
+        What is enciphered is `key_header` || the card's own key for `version` and `purpose`.
+        """
+
+    async def protect_next_key(
+        self,
+        card_id: bytes,
+        version: int,
+        purpose: Purpose,
+        *,
+        key_header: bytes,
+        command_header: bytes,
+        card_challenge: bytes,
+        under: int,
+    ) -> bytes:
+        """The body of WRITE KEY under the card's own `maintain` key of the version `under`.
 
         What is enciphered is `key_header` || the card's own key for `version` and `purpose`.
         """

@@ -87,7 +87,16 @@ def list_command(
 
 
 def _table(items: list[dict[str, Any]]) -> Table:
-    table = Table(Column("id", no_wrap=True, overflow="fold"), "scope", "name", "exempt", "since", "by", "ended", box=None)
+    table = Table(
+        Column("id", no_wrap=True, overflow="fold"),
+        "scope",
+        "name",
+        "exempt",
+        "since",
+        "by",
+        "ended",
+        box=None,
+    )
     for each in items:
         shown = [
             each["id"],

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from edge_agent.app import _keep, _watch_clock
 from edge_agent.card.application import UnlockQuestion
 from edge_agent.card.binding import bind
-from edge_agent.card.session import perform
+from edge_agent.card.session import listed, perform
 from edge_agent.commanding import Commanding
 from edge_agent.config import Broker, Door
 from edge_agent.core.decision import DoorView
@@ -141,9 +141,9 @@ class Agent(Side):
         question = UnlockQuestion(self._site, self.name, self.suite.name, 1)
         for card, plastic in self._cards.items():
             plastic.reset()
-            script = bind(question, {card: TRANSPORT_KEY}, self.dice.randbytes)
-            held = _Held(plastic)
-            await perform(script, held, elements.get(self.name, self.suite.name), self.clock)
+            script = bind(question, self.dice.randbytes)
+            held, keys = _Held(plastic), listed({card: TRANSPORT_KEY})
+            await perform(script, held, elements.get(self.name, self.suite.name), self.clock, keys)
 
     async def begin(self) -> list[Any]:
         self.outbox = self.store = None

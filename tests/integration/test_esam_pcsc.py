@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from edge_agent.card.application import unlock
 from edge_agent.card.binding import BindOutcome, bind
-from edge_agent.card.session import perform
+from edge_agent.card.session import listed, perform
 from edge_agent.clock import SystemClock
 from edge_agent.core.proof import ProofOutcome
 from edge_agent.readers.pcsc import PcscReader
@@ -67,9 +67,9 @@ async def esam(reader: PcscReader) -> AsyncIterator[Esam]:
 
 
 async def held_up(reader: PcscReader, esam: Esam, desk: Desk, script):
-    element = EsamElement(esam, "front", desk.suite_name)
+    element, keys = EsamElement(esam, "front", desk.suite_name), listed(desk.transport_keys)
     async with asyncio.timeout(PATIENCE_S):
-        return await perform(script, await reader.next_card(), element, SystemClock())
+        return await perform(script, await reader.next_card(), element, SystemClock(), keys)
 
 
 @pytest.mark.parametrize("suite", ["gm", "intl"])
@@ -94,7 +94,7 @@ async def test_keys_are_written_a_card_is_bound_and_it_opens(reader, esam, suite
             await esam.write(package[:4], package[5:])
         assert set((await esam.table("front")).versions) == {1}
         async with inserted(card):
-            script = bind(desk.question, desk.transport_keys, desk.random)
+            script = bind(desk.question, desk.random)
             bound = await held_up(reader, esam, desk, script)
             assert bound.outcome is BindOutcome.BOUND
         async with inserted(card):

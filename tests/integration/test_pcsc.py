@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from edge_agent.card.application import unlock
 from edge_agent.card.binding import BindOutcome, bind
-from edge_agent.card.session import perform
+from edge_agent.card.session import listed, perform
 from edge_agent.clock import SystemClock
 from edge_agent.core.proof import ProofOutcome
 from edge_agent.readers.pcsc import PcscReader
@@ -116,14 +116,18 @@ async def tap(reader: PcscReader, desk: Desk):
     async with asyncio.timeout(PATIENCE_S):
         channel = await reader.next_card()
         script = unlock(desk.question, desk.random)
-        return await perform(script, channel, desk.element, SystemClock())
+        return await perform(
+            script, channel, desk.element, SystemClock(), listed(desk.transport_keys)
+        )
 
 
 async def bind_at(reader: PcscReader, desk: Desk):
     async with asyncio.timeout(PATIENCE_S):
         channel = await reader.next_card()
-        script = bind(desk.question, desk.transport_keys, desk.random)
-        return await perform(script, channel, desk.element, SystemClock())
+        script = bind(desk.question, desk.random)
+        return await perform(
+            script, channel, desk.element, SystemClock(), listed(desk.transport_keys)
+        )
 
 
 @pytest.mark.parametrize("suite", ["gm", "intl"])

@@ -11,6 +11,7 @@ from edge_agent.card.layout import UPDATE_BINARY, WRITE_KEY
 from edge_agent.core.proof import ProofOutcome
 from edge_agent.virtual.card_memory import APPLICATION_OVERHEAD_BYTES
 from edge_agent.virtual.chip import CardTorn, Tear, TearMoment
+from schemas.transport import TransportRefusal
 from tests.card_desk import SERIAL, TRANSPORT_KEY, Desk
 
 
@@ -87,7 +88,7 @@ async def test_a_card_that_is_not_on_the_list_is_not_touched(desk):
     before = card.image
     desk.transport_keys = {}
     result = await desk.bind(card)
-    assert (result.card_id, result.outcome) == (SERIAL.hex(), BindOutcome.TRANSPORT_KEY_UNKNOWN)
+    assert (result.card_id, result.outcome) == (SERIAL.hex(), TransportRefusal.UNKNOWN_KEY)
     assert card.image == before
 
 
@@ -110,9 +111,7 @@ async def test_a_card_out_of_file_ids_is_full(desk):
 
 @pytest.mark.parametrize("answer", ["", "9000", "6d00", "6e00", "6a82", "00" * 300])
 async def test_a_foreign_card_is_not_ours(desk, answer):
-    result = await desk.run(
-        bind(desk.question, desk.transport_keys, desk.random), lambda _: bytes.fromhex(answer)
-    )
+    result = await desk.run(bind(desk.question, desk.random), lambda _: bytes.fromhex(answer))
     assert (result.card_id, result.outcome) == (None, BindOutcome.NOT_OUR_CARD)
 
 
@@ -128,7 +127,7 @@ async def test_a_card_that_says_yes_to_everything_is_not_bound(desk):
             return card.transmit(bytes.fromhex("00a4000000"))
         return b"\x90\x00"
 
-    script = bind(desk.question, desk.transport_keys, desk.random)
+    script = bind(desk.question, desk.random)
     result = await desk.run(script, yes)
     assert result.outcome in (BindOutcome.NOT_PROVED, BindOutcome.NOT_OUR_CARD)
 
@@ -145,7 +144,7 @@ async def test_no_bytes_of_a_card_crash_binding(answers, honest):
         count += 1
         return card.transmit(apdu) if count <= honest else next(told, b"\x6f\x00")
 
-    result = await desk.run(bind(desk.question, desk.transport_keys, desk.random), hostile)
+    result = await desk.run(bind(desk.question, desk.random), hostile)
     proved_by = 18  # the command by which the real card proves its new keys
     assert result.outcome is not BindOutcome.BOUND or honest >= proved_by
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from edge_agent.files import UnsafeKeyFile, read_kek, write_private
 from edge_agent.secure_element.port import ElementUnavailable, Purpose
-from edge_agent.secure_element.software import SoftwareElement
+from edge_agent.secure_element.software import SoftwareElement, TooManyVersions
+from schemas.sealed import seal_secret
 from schemas.suites import GM, INTL
 from tests.card_desk import SERIAL, repeatable
 
@@ -20,7 +23,7 @@ async def test_secrets_are_made_at_first_use_and_kept(tmp_path, suite):
     path = tmp_path / "front.sealed"
     first = element(path, suite=suite)
     again = element(path, suite=suite, seed=2)
-    assert first.versions == again.versions == {1}
+    assert first.held == again.held == {1}
     cryptogram = await first.admit(SERIAL, 1, b"c" * 16)
     assert await again.admit(SERIAL, 1, b"c" * 16) == cryptogram
     assert path.stat().st_mode & 0o777 == 0o600
@@ -121,3 +124,66 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         write_private(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["secret"]
+
+
+def test_a_drawn_version_is_on_disk_before_it_counts(tmp_path):
+    path = tmp_path / "front.sealed"
+    lock = element(path)
+    lock.draw(2, repeatable(7))
+    assert lock.held == element(path).held == {1, 2}
+    assert lock.check_values() == element(path).check_values()
+
+
+def test_a_version_whose_file_was_not_written_does_not_count(tmp_path):
+    path = tmp_path / "gone" / "front.sealed"
+    path.parent.mkdir()
+    lock = element(path)
+    path.unlink()
+    path.parent.rmdir()
+    with pytest.raises(OSError, match="gone"):
+        lock.draw(2, repeatable(7))
+    assert lock.held == {1}
+
+
+def test_drawing_again_changes_nothing(tmp_path):
+    lock = element(tmp_path / "front.sealed")
+    lock.draw(2, repeatable(7))
+    before = lock.check_values()
+    lock.draw(2, repeatable(8))
+    assert lock.check_values() == before
+
+
+async def test_what_is_below_the_floor_is_erased_for_ever(tmp_path):
+    path = tmp_path / "front.sealed"
+    lock = element(path)
+    lock.draw(2, repeatable(7))
+    lock.raise_floor(2)
+    lock.raise_floor(1)
+    for each in (lock, element(path)):
+        assert (each.held, each.floor) == ({2}, 2)
+        with pytest.raises(ElementUnavailable, match="version 1"):
+            await each.admit(SERIAL, 1, b"c" * 16)
+        with pytest.raises(ValueError, match="below the floor"):
+            each.draw(1, repeatable(8))
+
+
+def test_there_is_room_for_eight_versions(tmp_path):
+    lock = element(tmp_path / "front.sealed")
+    for version in range(2, 9):
+        lock.draw(version, repeatable(version))
+    with pytest.raises(TooManyVersions):
+        lock.draw(9, repeatable(9))
+    lock.raise_floor(3)
+    lock.draw(9, repeatable(9))
+    assert lock.held == {3, 4, 5, 6, 7, 8, 9}
+
+
+async def test_an_element_of_before_there_were_floors_still_opens(tmp_path):
+    path = tmp_path / "front.sealed"
+    lock = element(path)
+    old = {"1": {p.name.lower(): lock._versions[1][p].hex() for p in Purpose}}
+    context = "secure element of domain front, suite gm"
+    write_private(path, seal_secret(KEK, json.dumps(old).encode(), context, repeatable(5)))
+    again = element(path)
+    assert (again.held, again.floor) == ({1}, 1)
+    assert await again.admit(SERIAL, 1, b"c" * 16) == await lock.admit(SERIAL, 1, b"c" * 16)

@@ -9,7 +9,7 @@ import pytest
 from edge_agent.card.apdu import Command, Response
 from edge_agent.card.application import UnlockQuestion
 from edge_agent.card.binding import BindOutcome
-from edge_agent.card.session import perform
+from edge_agent.card.session import listed, perform
 from edge_agent.core.proof import ProofOutcome
 from edge_agent.readers.port import CardRemoved
 from edge_agent.secure_element.esam import EsamElement
@@ -336,7 +336,8 @@ async def run(rig, script, card):
             return card.transmit(apdu)
 
     card.reset()
-    return await perform(script, Channel(), rig.element, TickingClock())
+    keys = listed({CARD.hex(): TRANSPORT_KEY})
+    return await perform(script, Channel(), rig.element, TickingClock(), keys)
 
 
 async def test_a_card_is_bound_and_opens_with_it(rig):
@@ -346,8 +347,7 @@ async def test_a_card_is_bound_and_opens_with_it(rig):
     rig.esam.lend = rig.lend
     card = Desk(rig.desk.suite.name).card()
     question = UnlockQuestion("demo", "front", rig.desk.suite.name, 1)
-    keys = {CARD.hex(): TRANSPORT_KEY}
-    bound = await run(rig, bind(question, keys, repeatable(3)), card)
+    bound = await run(rig, bind(question, repeatable(3)), card)
     assert bound.outcome is BindOutcome.BOUND
     assert len(rig.lent) == 1
     proof = await run(rig, unlock(question, repeatable(4)), card)

@@ -8,7 +8,15 @@ import pytest
 from pydantic import ValidationError
 
 from schemas.esam import KeyPlace, check_value, open_in_esam, seal_for_esam
-from schemas.keys import CheckValues, Item, KeyPackage, KeyRequest, Purpose, StageOrder
+from schemas.keys import (
+    PACKAGE_LIFE,
+    CheckValues,
+    Item,
+    KeyPackage,
+    KeyRequest,
+    Purpose,
+    StageOrder,
+)
 from schemas.root import AGENT_PURPOSES, ROLE_PURPOSES
 from schemas.secure_messaging import BadProtection
 from schemas.statement import payload_type
@@ -37,8 +45,10 @@ PACKAGE = {
 
 
 def test_who_may_say_what():
-    assert ROLE_PURPOSES["keys"] == {payload_type("key-package"), payload_type("stage-order")}
-    assert payload_type("key-request") in AGENT_PURPOSES
+    assert ROLE_PURPOSES["keys"] == {
+        payload_type(purpose) for purpose in ("key-package", "stage-order", "transport-key")
+    }
+    assert {payload_type("key-request"), payload_type("transport-request")} <= AGENT_PURPOSES
     others = frozenset().union(*(ROLE_PURPOSES[role] for role in ROLE_PURPOSES if role != "keys"))
     assert not ROLE_PURPOSES["keys"] & (others | AGENT_PURPOSES)
 
@@ -50,7 +60,14 @@ def test_who_may_say_what():
         KeyPackage(**PACKAGE),
         KeyPackage(**PACKAGE | {"item": Item.FLOOR, "check_value": None, "body": "01" + "ab" * 8}),
         StageOrder(
-            **COMMON, audience="front-agent", domain="zone-a", version=3, check_values=CHECKS
+            **COMMON,
+            audience="front-agent",
+            expires=MOMENT + PACKAGE_LIFE,
+            domain="zone-a",
+            suite="gm",
+            version=3,
+            check_values=CHECKS,
+            floor=2,
         ),
     ],
     ids=lambda statement: statement.purpose,

@@ -7,7 +7,15 @@ from datetime import timedelta
 import pytest
 from pydantic import ValidationError
 
-from schemas.command import LONGEST_UNLOCK, PATIENT, PROMPT, Action, Command
+from schemas.command import (
+    LONGEST_UNLOCK,
+    LONGEST_WINDOW,
+    PATIENT,
+    PROMPT,
+    WINDOWS,
+    Action,
+    Command,
+)
 from schemas.heartbeat import Heartbeat
 from schemas.lockdown import Lockdowns
 from schemas.versions import LogHead, Version
@@ -105,10 +113,11 @@ def command(action=Action.LOCK, **changes):
         "action": action,
         "door": None if action is Action.REBOOT else "front",
     }
-    if action in (Action.UNLOCK, Action.BINDING_WINDOW):
+    if action is Action.UNLOCK:
         values["until"] = NOW + timedelta(hours=24)
-    if action is Action.BINDING_WINDOW:
-        values["person"] = "ada"
+    if action in WINDOWS:
+        values |= {"until": NOW + LONGEST_WINDOW, "direction": "in"}
+        values |= {"person": "ada", "card": "00112233445566aa"}
     return Command.model_validate(values | changes)
 
 
@@ -139,10 +148,26 @@ def test_an_unlock_ends_within_a_day():
             command(Action.UNLOCK, until=until)
 
 
-@pytest.mark.parametrize("lacking", ["until", "person"])
-def test_a_binding_window_has_an_end_and_a_person(lacking):
-    with pytest.raises(ValidationError, match="binding window"):
-        command(Action.BINDING_WINDOW, **{lacking: None})
+@pytest.mark.parametrize("action", sorted(WINDOWS))
+@pytest.mark.parametrize("lacking", ["until", "direction"])
+def test_a_window_has_an_end_and_a_reader(action, lacking):
+    with pytest.raises(ValidationError, match="an end and a reader"):
+        command(action, **{lacking: None})
+
+
+def test_a_card_is_bound_to_a_person_and_one_card_is_unbound():
+    with pytest.raises(ValidationError, match="to a person"):
+        command(Action.BINDING_WINDOW, person=None)
+    assert command(Action.BINDING_WINDOW, card=None).card is None
+    with pytest.raises(ValidationError, match="for one card"):
+        command(Action.UNBINDING_WINDOW, card=None)
+    assert command(Action.UNBINDING_WINDOW, person=None).person is None
+
+
+@pytest.mark.parametrize("action", sorted(WINDOWS))
+def test_a_window_is_open_for_a_minute_at_most(action):
+    with pytest.raises(ValidationError, match="within 60 s"):
+        command(action, until=NOW + LONGEST_WINDOW + TICK)
 
 
 @pytest.mark.parametrize(

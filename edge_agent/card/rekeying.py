@@ -1,0 +1,100 @@
+"""Re-key: give a card that has just opened the door the next version of the domain's keys.
+
+The new keys go to the slot that is not in use, under `maintain` of the version that the card has
+just proved; they are proved in turn, and then one write of the info record makes their slot the
+preferred one. So a card that is torn away opens as before or as after, and the next tap does the
+rest. Both versions stay on the card: a lock that was not given the new one yet still opens.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from edge_agent.card import layout
+from edge_agent.card.apdu import Command, MalformedApdu
+from edge_agent.card.application import (
+    UnlockQuestion,
+    authenticate,
+    read_info,
+    select_application,
+)
+from edge_agent.card.binding import (
+    CardEnded,
+    protected_challenge,
+    send_protected,
+    write_info,
+)
+from edge_agent.card.layout import Info, Right, Slot
+from edge_agent.card.script import ProtectNextKey, Script, ask_bytes
+from schemas.keys import Purpose
+from schemas.suites import RandomBytes
+
+
+class RekeyOutcome(StrEnum):
+    """How it ended, when the card stayed to the end."""
+
+    REKEYED = "rekeyed"
+    ANOTHER_CARD = "another_card"
+    """It is not the card that opened the door, or it does not have that version any more."""
+    NOT_ADMITTED = "not_admitted"
+    """It did not prove the version again that it had proved just before."""
+    REFUSED = "refused"
+    """It did not take a key or the info record."""
+    NOT_PROVED = "not_proved"
+    """It took the keys but could not prove them: nothing was committed."""
+
+
+def rekey(
+    card_id: bytes, question: UnlockQuestion, from_version: int, random: RandomBytes
+) -> Script[RekeyOutcome]:
+    """Write the question's preferred version to the card that has proved `from_version`.
+
+    Raises ElementUnavailable.
+    """
+    try:
+        return (yield from _rekey(card_id, question, from_version, random))
+    except (MalformedApdu, CardEnded):
+        return RekeyOutcome.REFUSED
+
+
+def _rekey(
+    card_id: bytes, question: UnlockQuestion, from_version: int, random: RandomBytes
+) -> Script[RekeyOutcome]:
+    if (yield from select_application(question.aid)) != card_id:
+        return RekeyOutcome.ANOTHER_CARD
+    info = yield from read_info()
+    used = None if info is None else _slot_of(info, question, from_version)
+    if info is None or used is None:
+        return RekeyOutcome.ANOTHER_CARD
+    proved, _ = yield from authenticate(card_id, used, from_version, random, admit_first=True)
+    if not proved:
+        return RekeyOutcome.NOT_ADMITTED
+    idle, version = used.other, question.key_version
+    for purpose in Purpose:
+        yield from _write_key(card_id, question, idle, purpose, from_version)
+    proved, _ = yield from authenticate(card_id, idle, version, random, admit_first=True)
+    if not proved:
+        return RekeyOutcome.NOT_PROVED
+    after = Info(info.suite, {used: from_version, idle: version}, idle, question.mutual)
+    yield from write_info(card_id, version, after)
+    return RekeyOutcome.REKEYED
+
+
+def _slot_of(info: Info, question: UnlockQuestion, version: int) -> Slot | None:
+    if info.suite != question.suite:
+        return None
+    return next((slot for slot, held in info.versions.items() if held == version), None)
+
+
+def _write_key(
+    card_id: bytes, question: UnlockQuestion, slot: Slot, purpose: Purpose, under: int
+) -> Script[None]:
+    command = Command(layout.CLA_COS_SECURE, layout.WRITE_KEY, 0x01, slot.key(purpose))
+    use = Right.ADMIT if question.mutual and purpose is Purpose.AUTH else Right.ALWAYS
+    version = question.key_version
+    header = layout.key_header(purpose, version, use=use)
+    challenge = yield from protected_challenge()
+    body = yield from ask_bytes(
+        ProtectNextKey(card_id, version, purpose, header, command.header, challenge, under)
+    )
+    yield from send_protected(command, body)

@@ -1,0 +1,82 @@
+"""Unbind at the tap: the domain's keys are gone as a whole, or they are all there."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_agent.card.binding import BindOutcome
+from edge_agent.core.proof import ProofOutcome
+from edge_agent.virtual.chip import CardTorn, Tear, TearMoment
+from schemas.transport import TransportRefusal
+from tests.card_desk import Desk
+from tests.unit.test_card_binding import tears
+
+
+@pytest.fixture(params=["gm", "intl"])
+def desk(request):
+    return Desk(request.param)
+
+
+async def test_a_card_is_unbound_and_can_be_bound_again(desk):
+    card = desk.card()
+    await desk.bind(card)
+    result = await desk.unbind(card)
+    assert (result.outcome, result.card_id) == (BindOutcome.UNBOUND, card.serial.hex())
+    assert not card.image.applications
+    assert (await desk.tap(card)).outcome is ProofOutcome.NO_APPLICATION
+    assert (await desk.bind(card)).outcome is BindOutcome.BOUND
+
+
+async def test_only_the_domain_that_is_meant_is_erased(desk):
+    card, back = desk.card(), Desk(desk.suite_name, seed=2, domain="back")
+    await desk.bind(card)
+    await back.bind(card)
+    await desk.unbind(card)
+    assert (await back.tap(card)).outcome is ProofOutcome.PROVED
+    assert (await desk.tap(card)).outcome is ProofOutcome.NO_APPLICATION
+
+
+async def test_a_card_that_was_not_bound_is_as_good_as_unbound(desk):
+    assert (await desk.unbind(desk.card())).outcome is BindOutcome.UNBOUND
+
+
+async def test_a_card_whose_transport_key_is_unknown_stays_bound(desk):
+    card = desk.card()
+    await desk.bind(card)
+    desk.transport_keys.clear()
+    assert (await desk.unbind(card)).outcome == TransportRefusal.UNKNOWN_KEY
+    assert (await desk.tap(card)).outcome is ProofOutcome.PROVED
+
+
+async def test_a_wrong_transport_key_erases_nothing(desk):
+    card = desk.card()
+    await desk.bind(card)
+    desk.transport_keys[card.serial.hex()] = bytes(16)
+    for _ in range(5):
+        assert (await desk.unbind(card)).outcome is BindOutcome.TRANSPORT_KEY_REFUSED
+    assert (await desk.unbind(card)).outcome is BindOutcome.BLOCKED
+    assert (await desk.tap(card)).outcome is ProofOutcome.PROVED
+
+
+async def test_a_card_torn_anywhere_is_bound_or_unbound_and_the_next_time_does_the_rest(desk):
+    whole = desk.card()
+    await desk.bind(whole)
+    whole.arm(None)
+    await desk.unbind(whole)
+    apdus, writes = whole.counted
+    after_writes = [Tear(TearMoment.AFTER_WRITE, n) for n in range(1, writes + 1)]
+    for tear in [*tears(apdus, writes), *after_writes]:
+        card = desk.card()
+        await desk.bind(card)
+        card.arm(tear)
+        with pytest.raises(CardTorn):
+            await desk.unbind(card)
+        gone = tear in (
+            Tear(TearMoment.AFTER_APDU, apdus),
+            Tear(TearMoment.AFTER_WRITE, writes),
+        )
+        expected = ProofOutcome.NO_APPLICATION if gone else ProofOutcome.PROVED
+        assert (await desk.tap(card)).outcome is expected, tear
+        assert (await desk.unbind(card)).outcome is BindOutcome.UNBOUND, tear
+        assert (await desk.tap(card)).outcome is ProofOutcome.NO_APPLICATION, tear
+        assert (await desk.bind(card)).outcome is BindOutcome.BOUND, tear
