@@ -51,7 +51,7 @@ def test_the_roles_are_cut_as_documented():
         "root": {"root"},
         "policy": {"policy"},
         "revoke": {"revocation", "revocation-snapshot"},
-        "keys": {"key-package", "stage-order"},
+        "keys": {"key-package", "stage-order", "transport-key"},
         "online": {"acknowledgement", "heartbeat", "lockdown", "command", "certificate"},
     }
     expected = {role: frozenset(map(payload_type, each)) for role, each in types.items()}
