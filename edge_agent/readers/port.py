@@ -19,6 +19,8 @@ class Feedback(StrEnum):
 
     GRANTED = "granted"
     DENIED = "denied"
+    BINDING = "binding"
+    """One blink of many: a window is open, and the card that is held up now is bound or unbound."""
     BOUND = "bound"
     TRY_AGAIN = "try_again"
     ERROR = "error"

@@ -34,6 +34,8 @@ class Doorway:
         """The strike, as last heard."""
         self.identified = asyncio.Event()
         """Set when a reader blinks for whoever looks for this door."""
+        self.binding = asyncio.Event()
+        """Set when a reader blinks because a window is open there."""
 
     async def is_open(self) -> bool:
         """Whether an agent listens there and serves this door."""
@@ -122,6 +124,8 @@ class Doorway:
                     self._say({"response": response.hex()})
             case {"feedback": "identify", "door": self._door}:
                 self.identified.set()  # and no answer to a card
+            case {"feedback": "binding", "door": self._door}:
+                self.binding.set()
             case {"feedback": str(feedback), "door": self._door}:
                 if self._outcome is not None and not self._outcome.done():
                     self._outcome.set_result(feedback)
