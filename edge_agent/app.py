@@ -28,6 +28,7 @@ from edge_agent.esam_watch import EsamWatch
 from edge_agent.files import read_kek
 from edge_agent.house import House
 from edge_agent.identity import open_identity
+from edge_agent.keying import Keying
 from edge_agent.link import Link
 from edge_agent.log import log
 from edge_agent.outbox import Outbox, OutboxFailed
@@ -37,6 +38,7 @@ from edge_agent.recorder import Recorder
 from edge_agent.renewal import Renewals
 from edge_agent.state_dir import hold
 from edge_agent.tls import TlsIdentity
+from edge_agent.transport_keys import TransportKeys
 from edge_agent.trust_store import TrustStore
 from edge_agent.virtual.doorway import Doorway
 from edge_agent.watchdog import Notifier
@@ -181,11 +183,21 @@ async def _serve(parts: Parts, outbox: Outbox, store: TrustStore, notifier: Noti
         if statement is not None:  # it can't be earlier than when they were signed
             recorder.time.learn(statement.issued, clock.monotonic())
     doorway = Doorway(config.doorway_path, clock)
+    transport_keys = TransportKeys(
+        config.site,
+        config.agent,
+        parts.signer,
+        secrets.token_bytes,
+        lambda: recorder.judge_time()[0],
+    )
+    for esam in parts.elements.esams:
+        esam.lend = transport_keys.lender(esam)
     house = House(
         site=config.site,
         recorder=recorder,
         store=store,
         elements=parts.elements,
+        transport_keys=transport_keys,
         lockout=Lockout(),
         random=secrets.token_bytes,
         default_view=parts.default_view,
@@ -198,6 +210,7 @@ async def _serve(parts: Parts, outbox: Outbox, store: TrustStore, notifier: Noti
     stop = _Stop()
     ensemble = Ensemble(doors, house, stop.to_restart)
     renewals = Renewals(parts.tls, config.agent, parts.signer, lambda: store.state.root, clock)
+    keys = Keying(parts.elements, store, recorder, parts.signer, secrets.token_bytes)
     link = Link(
         config.broker,
         store,
@@ -205,6 +218,8 @@ async def _serve(parts: Parts, outbox: Outbox, store: TrustStore, notifier: Noti
         parts.signer,
         doors=ensemble,
         renewals=renewals,
+        keys=keys,
+        transport=transport_keys,
         tls=lambda: parts.tls_context(store.state.root),
         random=random.SystemRandom(),
         random_bytes=secrets.token_bytes,
@@ -241,6 +256,7 @@ async def _serve(parts: Parts, outbox: Outbox, store: TrustStore, notifier: Noti
                 "renewals": lambda: renewals.run(link.say),
                 "clock": lambda: _watch_clock(recorder, ensemble.watch.look_now),
                 "esams": esams.run,
+                "keys": keys.run,
                 "watchdog": notifier.keep_alive,
             }.items()
         ]

@@ -10,13 +10,14 @@ import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from typing import TypeVar
 
 from edge_agent.core.trusted_base import opened
 from edge_agent.core.trusted_state import TrustedState
 from edge_agent.fetching import Fetching
 from edge_agent.handover import Handover
 from edge_agent.log import log
-from edge_agent.neighbours import Doors, Renewals
+from edge_agent.neighbours import Doors, Keys, Renewals, TransportAnswers
 from edge_agent.outbox import AcknowledgementMismatch
 from edge_agent.receipts import Receipts
 from edge_agent.recorder import Recorder
@@ -39,21 +40,33 @@ from schemas.errors import (
     UnknownKey,
     WrongSession,
 )
-from schemas.statement import parse_statement, payload_type
+from schemas.keys import MAX_KEY_STATEMENT_BYTES, KeyPackage, StageOrder
+from schemas.statement import Statement, parse_statement, payload_type
 from schemas.topics import (
     ACKNOWLEDGEMENT,
     CERTIFICATE,
     CHUNK,
     COMMAND,
     HEARTBEAT,
+    KEYS,
     LOCKDOWN,
     POLICY,
     REVOCATION,
     ROOT,
     SNAPSHOT,
+    STAGE,
+    TRANSPORT,
 )
+from schemas.transport import MAX_TRANSPORT_BYTES, TransportKey
 
-MAX_BYTES = {POLICY: 192 * 1024, SNAPSHOT: 128 * 1024, CHUNK: MAX_CHUNK_BYTES}
+MAX_BYTES = {
+    POLICY: 192 * 1024,
+    SNAPSHOT: 128 * 1024,
+    CHUNK: MAX_CHUNK_BYTES,
+    STAGE: MAX_KEY_STATEMENT_BYTES,
+    KEYS: MAX_KEY_STATEMENT_BYTES,
+    TRANSPORT: MAX_TRANSPORT_BYTES,
+}
 MAX_OTHER_BYTES = 64 * 1024
 CHANNELS = (
     ACKNOWLEDGEMENT,
@@ -66,12 +79,16 @@ CHANNELS = (
     ROOT,
     COMMAND,
     CERTIFICATE,
+    STAGE,
+    KEYS,
+    TRANSPORT,
 )
 TO_EVERYONE = (REVOCATION, LOCKDOWN, ROOT)
 RETAINED = (HEARTBEAT, LOCKDOWN)
 """Channels of states: what a broker kept there may still be the newest."""
 SAVE_AGAIN_S = 5.0
 _NOT_KEPT = "it is in force from memory until the disk takes it; a restart would forget it"
+S = TypeVar("S", bound=Statement)
 ELSEWHERE = "elsewhere"
 """The purpose of what came on a topic that nobody subscribed to."""
 
@@ -86,6 +103,8 @@ class Inbox:
         *,
         doors: Doors,
         renewals: Renewals,
+        keys: Keys,
+        transport: TransportAnswers,
         handover: Handover,
         fetching: Fetching,
         reporting: Reporting,
@@ -97,6 +116,8 @@ class Inbox:
         self._recorder = recorder
         self._doors = doors
         self._renewals = renewals
+        self._keys = keys
+        self._transport = transport
         self._handover = handover
         self._fetching = fetching
         self._reporting = reporting
@@ -120,6 +141,9 @@ class Inbox:
             ROOT: self._root,
             COMMAND: self._command,
             CERTIFICATE: self._certificate,
+            STAGE: self._stage,
+            KEYS: self._package,
+            TRANSPORT: self._transport_key,
         }
 
     async def take(self, channel: str, payload: bytes, *, retained: bool) -> None:
@@ -244,13 +268,33 @@ class Inbox:
             await self._recorder.record_soon([draft])
 
     async def _certificate(self, envelope: bytes) -> None:
-        certificate = opened(
-            self._store.state, envelope, Certificate, self._recorder.agent, self._now()
-        )
+        certificate = self._opened(envelope, Certificate)
         await self._renewals.renewed(certificate)
         receipt = self._recorder.about_agent("certificate.applied", until=certificate.until)
         await self._recorder.record_soon([receipt])
         self._reporting.changed()
+
+    async def _stage(self, envelope: bytes) -> None:
+        self._keys.ordered(self._opened(envelope, StageOrder))
+
+    async def _package(self, envelope: bytes) -> None:
+        package = self._opened(envelope, KeyPackage)
+        self._of_this_session(package)
+        self._keys.packaged(package)
+
+    async def _transport_key(self, envelope: bytes) -> None:
+        answer = self._opened(envelope, TransportKey)
+        self._of_this_session(answer)
+        self._transport.answered(answer)
+
+    def _opened(self, envelope: bytes, model: type[S]) -> S:
+        return opened(self._store.state, envelope, model, self._recorder.agent, self._now())
+
+    def _of_this_session(self, statement: KeyPackage | TransportKey) -> None:
+        if statement.session != self.session:
+            raise WrongSession(
+                f"{statement.purpose} is for session {statement.session}, not {self.session}"
+            )
 
     async def _changed_since(self, before: TrustedState) -> None:
         if self._store.state is not before:
@@ -259,6 +303,7 @@ class Inbox:
     async def _changed(self, *, snapshot: bool = False) -> None:
         """What is durable now is acted on, and only then receipted."""
         await self._doors.trust_changed()
+        self._keys.policy_changed()
         await self._receipts.give(snapshot=snapshot)
         self._reporting.changed()
         self._fetching.look()

@@ -20,7 +20,7 @@ from edge_agent.fetching import Fetching
 from edge_agent.handover import Handover
 from edge_agent.inbox import CHANNELS, ELSEWHERE, TO_EVERYONE, Inbox
 from edge_agent.log import first_cause, log
-from edge_agent.neighbours import Doors, Renewals
+from edge_agent.neighbours import Doors, Keys, Renewals, TransportAnswers
 from edge_agent.receipts import Receipts
 from edge_agent.recorder import Recorder
 from edge_agent.refusals import Refusals
@@ -54,6 +54,8 @@ class Link:
         *,
         doors: Doors,
         renewals: Renewals,
+        keys: Keys,
+        transport: TransportAnswers,
         tls: Callable[[], Awaitable[ssl.SSLContext | None]],
         random: Random,
         random_bytes: RandomBytes,
@@ -63,6 +65,8 @@ class Link:
         self._agent = agent
         self._site = store.state.root.site
         self._store = store
+        self._keys = keys
+        self._transport = transport
         self._tls = tls
         self._random = random
         self._random_bytes = random_bytes
@@ -80,6 +84,8 @@ class Link:
             recorder,
             doors=doors,
             renewals=renewals,
+            keys=keys,
+            transport=transport,
             handover=self._handover,
             fetching=self._fetching,
             reporting=self._reporting,
@@ -156,6 +162,8 @@ class Link:
             _heed_cancellation()
             log.info("link_up", broker=f"{self._broker.host}:{self._broker.port}", session=session)
             self._client, self._inbox.session = client, session
+            for asking in (self._keys, self._transport):
+                asking.connected(self.say, session)
             await self._note(session)
             try:
                 async with asyncio.TaskGroup() as tasks:

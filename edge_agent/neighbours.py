@@ -1,6 +1,7 @@
 """What the link to the server asks of the parts around it.
 
-The doors carry out commands and go by what changed; the TLS identity takes new certificates.
+The doors carry out commands and go by what changed; the TLS identity takes new certificates; the
+locks' keys and the transport keys of cards come by it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Protocol
 
 from schemas.command import Command
 from schemas.enrolment import Certificate
+from schemas.keys import KeyPackage, StageOrder
 from schemas.report import DoorReport
+from schemas.transport import TransportKey
 
 Say = Callable[[str, bytes], Awaitable[None]]
 """Publish an envelope on one of the agent's own channels (`schemas.topics`), like `Link.say`.
@@ -55,4 +58,36 @@ class Renewals(Protocol):
 
         Raises a refusal of `schemas.errors`: Replayed or Rollback for one that is not newer than
         the one in use, UnknownKey for one of another key. `certificate.applied` is recorded after.
+        """
+
+
+class Keys(Protocol):
+    """What the link asks of the lock's keys; `edge_agent.keying` has it.
+
+    What is handed over is signed by the role `keys`, for this agent, and in time.
+    """
+
+    def connected(self, say: Say, session: str) -> None:
+        """From now on this is the connection."""
+
+    def ordered(self, order: StageOrder) -> None:
+        """Carry out an order, in a task of its own."""
+
+    def packaged(self, package: KeyPackage) -> None:
+        """Take a package of this session. Raises Replayed if it answers nothing."""
+
+    def policy_changed(self) -> None:
+        """A policy is in force, and may ask for other key versions."""
+
+
+class TransportAnswers(Protocol):
+    """What the link asks of who binds cards; `edge_agent.transport_keys` has it."""
+
+    def connected(self, say: Say, session: str) -> None:
+        """From now on this is the connection."""
+
+    def answered(self, answer: TransportKey) -> None:
+        """Take an answer of this session, verified as for `Keys`.
+
+        Raises Replayed, BadSignature or MalformedKey for one that answers nothing that was asked.
         """

@@ -15,6 +15,7 @@ from edge_agent.clock import SystemClock
 from edge_agent.config import Broker
 from edge_agent.core.trusted_time import TrustedTime
 from edge_agent.link import Link
+from edge_agent.neighbours import Say
 from edge_agent.outbox import Draft, Outbox
 from edge_agent.outbox_tables import StoredLine
 from edge_agent.recorder import Recorder
@@ -22,11 +23,13 @@ from edge_agent.trust_store import TrustStore
 from schemas.command import Command
 from schemas.enrolment import Certificate
 from schemas.envelope import Signer, unverified_payload
+from schemas.keys import KeyPackage, StageOrder
 from schemas.policy import DoorMode
 from schemas.report import DoorReport, Pull, Report
 from schemas.root import open_first_root
 from schemas.statement import parse_statement, payload_type
 from schemas.topics import PULL, REPORT, down, everyone
+from schemas.transport import TransportKey
 from tests.hostile_broker import HostileBroker, listening
 from tests.site_keys import SiteKeys
 from tests.site_voice import SiteVoice
@@ -92,6 +95,30 @@ class IdleRenewals:
         self.kept.append(certificate)
 
 
+class IdleKeys:
+    """Notes what comes about keys."""
+
+    def __init__(self) -> None:
+        self.orders: list[StageOrder] = []
+        self.packages: list[KeyPackage] = []
+        self.answers: list[TransportKey] = []
+
+    def connected(self, say: Say, session: str) -> None:
+        pass
+
+    def ordered(self, order: StageOrder) -> None:
+        self.orders.append(order)
+
+    def packaged(self, package: KeyPackage) -> None:
+        self.packages.append(package)
+
+    def answered(self, answer: TransportKey) -> None:
+        self.answers.append(answer)
+
+    def policy_changed(self) -> None:
+        pass
+
+
 async def in_the_clear() -> None:
     """No TLS."""
 
@@ -109,7 +136,7 @@ class LinkRig:
         self.voice, self.outbox, self.store = voice, outbox, store
         self.broker: HostileBroker
         self.recorder = ListeningRecorder(outbox, SystemClock(), TrustedTime(), AGENT, "test")
-        self.doors, self.renewals = IdleDoors(), IdleRenewals()
+        self.doors, self.renewals, self.keys = IdleDoors(), IdleRenewals(), IdleKeys()
         self.signer = Signer.of(voice.keys.suite.generate(secrets.token_bytes))
         self.link = Link(
             Broker(port=port, tls=False),
@@ -118,6 +145,8 @@ class LinkRig:
             self.signer,
             doors=self.doors,
             renewals=self.renewals,
+            keys=self.keys,
+            transport=self.keys,
             tls=in_the_clear,
             random=Hasty(),
             random_bytes=secrets.token_bytes,

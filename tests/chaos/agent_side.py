@@ -30,6 +30,7 @@ from edge_agent.link import Link
 from edge_agent.readers.port import Feedback
 from edge_agent.readers.virtual import VirtualReader
 from edge_agent.recorder import Recorder
+from edge_agent.transport_keys import TransportKeys
 from edge_agent.virtual.card_os import VirtualCard
 from schemas.command import Command
 from schemas.envelope import Signer
@@ -39,7 +40,7 @@ from server.site import Site
 from tests.chaos.sides import Side
 from tests.chaos.wire import Wire
 from tests.chaos.witness import Witness, WitnessedOutbox, WitnessedStore
-from tests.link_rig import IdleRenewals, in_the_clear
+from tests.link_rig import IdleKeys, IdleRenewals, in_the_clear
 
 TRANSPORT_KEY = bytes(16)
 PATIENCE_S = 20.0
@@ -174,6 +175,8 @@ class Agent(Side):
             self.signer,
             doors=ensemble,
             renewals=IdleRenewals(),
+            keys=IdleKeys(),
+            transport=IdleKeys(),
             tls=in_the_clear,
             random=Random(self.dice.random()),
             random_bytes=self.dice.randbytes,
@@ -210,6 +213,9 @@ class Agent(Side):
             recorder=recorder,
             store=store,
             elements=self._elements(),
+            transport_keys=TransportKeys(
+                self._site, self.name, self.signer, self.dice.randbytes, self.clock.now
+            ),
             lockout=Lockout(),
             random=self.dice.randbytes,
             default_view=lambda door: DoorView(

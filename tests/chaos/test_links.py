@@ -39,7 +39,7 @@ from tests.agent_pen import Pen
 from tests.chaos import simulation
 from tests.chaos.simulation import EPOCH, Clock, Thread
 from tests.chaos.wire import Client, Wire
-from tests.link_rig import IdleDoors, IdleRenewals, in_the_clear
+from tests.link_rig import IdleDoors, IdleKeys, IdleRenewals, in_the_clear
 
 SITE, AGENT = "demo", "front"
 PEN = Pen(AGENT)
@@ -83,6 +83,8 @@ class Bench:
             PEN.signer,
             doors=IdleDoors(),
             renewals=IdleRenewals(),
+            keys=IdleKeys(),
+            transport=IdleKeys(),
             tls=in_the_clear,
             random=Random(1),
             random_bytes=Random(3).randbytes,
