@@ -150,7 +150,7 @@ def authenticate(
 
     Raises MalformedApdu or ElementUnavailable.
     """
-    if admit_first and not (yield from _admit(card_id, slot, version)):
+    if admit_first and not (yield from admit(card_id, slot, version)):
         return False, None
     challenge = random(layout.CHALLENGE_BYTES)
     reply = yield from ask_card_timed(
@@ -170,6 +170,19 @@ def authenticate(
     return proved, reply.elapsed_ms
 
 
+def admit(card_id: bytes, slot: Slot, version: int) -> Script[bool]:
+    """Whether the card took our proof of the slot's `admit` key.
+
+    Raises MalformedApdu or ElementUnavailable.
+    """
+    card_challenge = yield from get_challenge(layout.CHALLENGE_BYTES)
+    if card_challenge is None:
+        return False
+    cryptogram = yield from ask_bytes(Admit(card_id, version, card_challenge))
+    verdict = yield from external_authenticate(slot.key(Purpose.ADMIT), cryptogram)
+    return verdict.ok
+
+
 def get_challenge(length: int) -> Script[bytes | None]:
     """The card's challenge, or None if it gives none of this length."""
     response = yield from ask_card(
@@ -185,15 +198,6 @@ def external_authenticate(reference: int, cryptogram: bytes) -> Script[Response]
             Command(layout.CLA_ISO, layout.EXTERNAL_AUTHENTICATE, 0x00, reference, cryptogram)
         )
     )
-
-
-def _admit(card_id: bytes, slot: Slot, version: int) -> Script[bool]:
-    card_challenge = yield from get_challenge(layout.CHALLENGE_BYTES)
-    if card_challenge is None:
-        return False
-    cryptogram = yield from ask_bytes(Admit(card_id, version, card_challenge))
-    verdict = yield from external_authenticate(slot.key(Purpose.ADMIT), cryptogram)
-    return verdict.ok
 
 
 def _proof(card_id: bytes | None, outcome: ProofOutcome) -> Proof:

@@ -8,14 +8,16 @@ card that is torn away holds the old state or the new one, and binding again fin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from edge_agent.card import layout
 from edge_agent.card.apdu import Command, MalformedApdu, Response, StatusWord
 from edge_agent.card.application import (
     UnlockQuestion,
+    admit,
     authenticate,
+    choose_slot,
     external_authenticate,
     get_challenge,
     read_info,
@@ -32,6 +34,7 @@ from edge_agent.card.script import (
     ask_bytes,
     ask_card,
 )
+from edge_agent.core.proof import ProofOutcome
 from edge_agent.secure_element.port import Purpose
 from schemas.secure_messaging import pad
 from schemas.suites import RandomBytes, SuiteName, suite
@@ -45,7 +48,7 @@ class BindOutcome(StrEnum):
 
     BOUND = "bound"
     ALREADY_BOUND = "already_bound"
-    """The card proved the preferred version; nothing was written."""
+    """It proved the preferred version; nothing was written."""
     TRANSPORT_KEY_REFUSED = "transport_key_refused"
     """The card has another transport key, and now one try fewer."""
     BLOCKED = "blocked"
@@ -109,11 +112,14 @@ def ended_well(work: Callable[[bytes], Script[BindOutcome]]) -> Script[BindResul
 
 def _bind(card_id: bytes, question: UnlockQuestion, random: RandomBytes) -> Script[BindOutcome]:
     info: Info | None = None
+    used: Slot | None = None
     exists = (yield from select_application(question.aid)) is not None
     if exists:
         info = yield from read_info()
-        if info is not None and (yield from _is_bound(card_id, question, info, random)):
-            return BindOutcome.ALREADY_BOUND
+        if info is not None:
+            used = yield from _proved_slot(card_id, question, info, random)
+            if used is not None and info.versions[used] == question.key_version:
+                return BindOutcome.ALREADY_BOUND
     transport_key = yield from ask_bytes(AskTransportKey(card_id))
     yield from prove_transport_key(question.suite, transport_key)
     if not exists:
@@ -127,7 +133,11 @@ def _bind(card_id: bytes, question: UnlockQuestion, random: RandomBytes) -> Scri
         layout.INFO_BYTES,
         bytes((Right.ALWAYS, Right.MAINTAIN)),
     )
-    slot = Slot.A if info is None else info.preferred.other
+    slot = Slot.A if info is None else (used or info.preferred).other
+    if info is not None and used is not None and slot in info.versions:
+        if not (yield from admit(card_id, used, info.versions[used])):
+            return BindOutcome.NOT_OUR_CARD
+        yield from name_alone(card_id, info, used)
     for purpose in Purpose:
         yield from _write_key(card_id, question, slot, purpose, transport_key)
     proved, _ = yield from authenticate(
@@ -139,14 +149,16 @@ def _bind(card_id: bytes, question: UnlockQuestion, random: RandomBytes) -> Scri
     return BindOutcome.BOUND
 
 
-def _is_bound(
+def _proved_slot(
     card_id: bytes, question: UnlockQuestion, info: Info, random: RandomBytes
-) -> Script[bool]:
-    version = question.key_version
-    if info.suite != question.suite or info.versions[info.preferred] != version:
-        return False
-    proved, _ = yield from authenticate(card_id, info.preferred, version, random, admit_first=True)
-    return proved
+) -> Script[Slot | None]:
+    """The slot by which the card opens at this lock now, if it does."""
+    slot = choose_slot(info, question)
+    if isinstance(slot, ProofOutcome):
+        return None
+    version = info.versions[slot]
+    proved, _ = yield from authenticate(card_id, slot, version, random, admit_first=True)
+    return slot if proved else None
 
 
 def prove_transport_key(suite_name: SuiteName, transport_key: bytes) -> Script[None]:
@@ -220,6 +232,16 @@ def _commit(card_id: bytes, question: UnlockQuestion, slot: Slot) -> Script[None
     version = question.key_version
     info = Info(question.suite, {slot: version}, slot, question.mutual)
     yield from write_info(card_id, version, info)
+
+
+def name_alone(card_id: bytes, info: Info, used: Slot) -> Script[None]:
+    """Name no version but that of `used`, which was admitted: the other slot is to be written.
+
+    So each version that the record names is whole, wherever the card is torn away.
+    Raises CardEnded.
+    """
+    version = info.versions[used]
+    yield from write_info(card_id, version, replace(info, versions={used: version}, preferred=used))
 
 
 def write_info(card_id: bytes, version: int, info: Info) -> Script[None]:

@@ -1,9 +1,10 @@
 """Re-key: give a card that has just opened the door the next version of the domain's keys.
 
 The new keys go to the slot that is not in use, under `maintain` of the version that the card has
-just proved; they are proved in turn, and then one write of the info record makes their slot the
-preferred one. So a card that is torn away opens as before or as after, and the next tap does the
-rest. Both versions stay on the card: a lock that was not given the new one yet still opens.
+just proved; they are proved in turn, and then one write of the info record names them. What the
+record names is whole at every moment: a version that is about to be written over is taken out of it
+first. So a card that is torn away opens as before or as after, and the next tap does the rest. Both
+versions stay on the card: a lock that was not given the new one yet still opens.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from edge_agent.card import layout
 from edge_agent.card.apdu import Command, MalformedApdu
 from edge_agent.card.application import (
     UnlockQuestion,
+    admit,
     authenticate,
     read_info,
-    select_application,
 )
 from edge_agent.card.binding import (
     CardEnded,
+    name_alone,
     protected_challenge,
     send_protected,
     write_info,
@@ -35,9 +37,9 @@ class RekeyOutcome(StrEnum):
 
     REKEYED = "rekeyed"
     ANOTHER_CARD = "another_card"
-    """It is not the card that opened the door, or it does not have that version any more."""
+    """It has no application selected, or not that version: it is not as it was when it opened."""
     NOT_ADMITTED = "not_admitted"
-    """It did not prove the version again that it had proved just before."""
+    """It did not let the reader in."""
     REFUSED = "refused"
     """It did not take a key or the info record."""
     NOT_PROVED = "not_proved"
@@ -47,9 +49,11 @@ class RekeyOutcome(StrEnum):
 def rekey(
     card_id: bytes, question: UnlockQuestion, from_version: int, random: RandomBytes
 ) -> Script[RekeyOutcome]:
-    """Write the question's preferred version to the card that has proved `from_version`.
+    """Write the question's preferred version to the card that has just proved `from_version`.
 
-    Raises ElementUnavailable.
+    Goes on where unlock ended: nothing else may have been said to the card in between. A card that
+    came in its place takes nothing, for what is written is enciphered for `card_id` alone. Raises
+    ElementUnavailable.
     """
     try:
         return (yield from _rekey(card_id, question, from_version, random))
@@ -60,23 +64,24 @@ def rekey(
 def _rekey(
     card_id: bytes, question: UnlockQuestion, from_version: int, random: RandomBytes
 ) -> Script[RekeyOutcome]:
-    if (yield from select_application(question.aid)) != card_id:
-        return RekeyOutcome.ANOTHER_CARD
-    info = yield from read_info()
+    info = yield from read_info()  # the application is still selected
     used = None if info is None else _slot_of(info, question, from_version)
     if info is None or used is None:
         return RekeyOutcome.ANOTHER_CARD
-    proved, _ = yield from authenticate(card_id, used, from_version, random, admit_first=True)
-    if not proved:
+    admit_first = question.mutual or info.admit_first
+    # Unlock was asked to do the same: if so, the card has admitted this reader already.
+    if not (admit_first or (yield from admit(card_id, used, from_version))):
         return RekeyOutcome.NOT_ADMITTED
     idle, version = used.other, question.key_version
+    if idle in info.versions:
+        yield from name_alone(card_id, info, used)
     for purpose in Purpose:
         yield from _write_key(card_id, question, idle, purpose, from_version)
     proved, _ = yield from authenticate(card_id, idle, version, random, admit_first=True)
     if not proved:
         return RekeyOutcome.NOT_PROVED
-    after = Info(info.suite, {used: from_version, idle: version}, idle, question.mutual)
-    yield from write_info(card_id, version, after)
+    both = Info(info.suite, {used: from_version, idle: version}, idle, admit_first)
+    yield from write_info(card_id, version, both)
     return RekeyOutcome.REKEYED
 
 

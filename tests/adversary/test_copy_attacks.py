@@ -7,82 +7,19 @@ fast enough radio, is not in here: those pass (docs/card.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
-from zoneinfo import ZoneInfo
 
 import pytest
 
 from edge_agent.card import layout
 from edge_agent.card.apdu import Command, Response
-from edge_agent.card.application import UnlockQuestion, unlock
 from edge_agent.card.binding import BindOutcome
 from edge_agent.card.layout import Info, Slot
-from edge_agent.card.rekeying import RekeyOutcome
-from edge_agent.card.session import perform
-from edge_agent.core.decision import Circumstances, Decision, DoorView, decide
-from edge_agent.core.proof import Proof
 from edge_agent.secure_element.port import Purpose
-from edge_agent.virtual.card_memory import Image
 from edge_agent.virtual.card_os import VirtualCard
-from schemas.policy import WEEKDAYS, DoorSettings, PolicyCard, Schedule, Window
 from schemas.reasons import Reason
-from tests.card_desk import SERIAL, Channel, Desk, TickingClock, send
-
-Answer = Callable[[bytes], bytes]
-NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
-ALWAYS = Schedule(windows=(Window(start="00:00", end="24:00", days=WEEKDAYS),))
-OTHER = bytes.fromhex("00112233445566bb")
-HOLDERS = {
-    serial.hex(): PolicyCard(
-        card=serial.hex(), person=person, groups=("staff",), domains=("front",)
-    )
-    for serial, person in ((SERIAL, "ada"), (OTHER, "bob"))
-}
-
-
-class Lock:
-    """A door of the domain `front` that lets both holders in at any time."""
-
-    def __init__(self, desk: Desk, **settings: object) -> None:
-        self.desk = desk
-        self.settings = DoorSettings.model_validate(
-            {"domain": "front", "suite": desk.suite_name, **settings}
-        )
-        self.denied: frozenset[int] = frozenset()
-        self.floor = 1
-        self.clock = TickingClock()
-        self.proof: Proof | None = None
-        self.channel = Channel(lambda _: b"")
-
-    @property
-    def question(self) -> UnlockQuestion:
-        held = self.desk.element.held
-        return UnlockQuestion.of("demo", self.settings, held, self.denied, self.floor)
-
-    async def present(self, answer: Answer) -> Decision:
-        """Hold up anything that answers APDUs."""
-        self.channel = Channel(answer)
-        script = unlock(self.question, self.desk.random)
-        self.proof = await perform(script, self.channel, self.desk.element, self.clock)
-        return decide(
-            DoorView(self.settings, ZoneInfo("UTC"), (("staff", ALWAYS),)),
-            HOLDERS.get(self.proof.card_id or ""),
-            denial=None,
-            proof=self.proof,
-            circumstances=Circumstances(
-                direction="in",
-                now=NOW,
-                heartbeat_age_s=10.0,
-                denied_versions=self.denied,
-                key_floor=self.floor,
-            ),
-        )
-
-    async def reason(self, answer: Answer) -> Reason | None:
-        """Why it was denied; None: it was not."""
-        return (await self.present(answer)).reason
+from tests.card_desk import SERIAL, Desk, send
+from tests.copy_desk import OTHER, Lock, chip, instead, overlap, rekeyed, without_keys
 
 
 @pytest.fixture(params=["gm", "intl"])
@@ -102,60 +39,6 @@ async def card(desk):
     assert (await desk.bind(card)).outcome is BindOutcome.BOUND
     card.reset()
     return card
-
-
-def overlap(desk: Desk, **settings: object) -> Lock:
-    """A lock that holds version 2 and takes version 1 still."""
-    return Lock(desk, key_version=2, accepted_key_versions=(1,), **settings)
-
-
-async def rekeyed(desk: Desk, card: VirtualCard) -> VirtualCard:
-    """The card, with versions 1 and 2 on it."""
-    question = overlap(desk).question
-    proof = await desk.tap(card, question)
-    assert await desk.rekey(card, question, proof) is RekeyOutcome.REKEYED
-    card.reset()
-    return card
-
-
-def chip(desk: Desk, image: Image) -> VirtualCard:
-    """Another chip with that content."""
-    copy = desk.card()
-    copy._memory.write(image)
-    copy.reset()
-    return copy
-
-
-def without_keys(card: VirtualCard, desk: Desk) -> Image:
-    """All that can be read of a card, and keys of the copier's own where its own can't be."""
-    image = card.image
-    applications = {
-        file_id: replace(
-            application,
-            keys={
-                at: replace(key, key=desk.random(16), tries_left=5)
-                for at, key in application.keys.items()
-            },
-        )
-        for file_id, application in image.applications.items()
-    }
-    return replace(image, applications=applications)
-
-
-def instead(card: VirtualCard, ins: int, answer: Callable[[Command], bytes]) -> Answer:
-    """The card, but for one command, which is answered by who holds it."""
-
-    def between(apdu: bytes) -> bytes:
-        if apdu[1] == ins:
-            return answer(Command.decode(apdu))
-        return card.transmit(apdu)
-
-    return between
-
-
-def saying(card: VirtualCard, info: Info) -> Answer:
-    """The card, with another info record read from it."""
-    return instead(card, layout.READ_BINARY, lambda _: info.encode() + b"\x90\x00")
 
 
 async def test_the_card_itself_opens(lock, card):
@@ -333,100 +216,6 @@ async def test_a_cards_own_answer_does_not_admit_to_it(desk):
     admit = await desk.element.admit(SERIAL, 1, challenge)
     assert auth
     assert admit != answer
-
-
-async def test_a_card_that_claims_the_other_suite_is_denied(lock, card, desk):
-    other = "intl" if desk.suite_name == "gm" else "gm"
-    claim = Info(other, {Slot.A: 1}, Slot.A, True)
-    assert await lock.reason(saying(card, claim)) is Reason.KEY_VERSION_UNSUPPORTED
-    asked = {command.ins for command in lock.channel.commands}
-    assert layout.INTERNAL_AUTHENTICATE not in asked
-
-
-async def test_a_card_of_the_other_suite_is_denied_whatever_it_claims(lock, desk):
-    """Bound in the same domain, of the same secrets even, by a lock of the other suite."""
-    weaker = Desk("intl" if desk.suite_name == "gm" else "gm")
-    card = weaker.card()
-    assert (await weaker.bind(card)).outcome is BindOutcome.BOUND
-    card.reset()
-    assert await lock.reason(card.transmit) is Reason.KEY_VERSION_UNSUPPORTED
-    card.reset()
-    claim = Info(desk.suite_name, {Slot.A: 1}, Slot.A, True)
-    assert await lock.reason(saying(card, claim)) is Reason.CARD_AUTH_FAILED
-
-
-async def test_a_card_that_has_only_a_retired_version_is_denied(desk, card):
-    assert await Lock(desk, key_version=2).reason(card.transmit) is Reason.KEY_VERSION_RETIRED
-
-
-async def test_a_card_that_has_only_a_version_to_come_is_denied(desk):
-    card = desk.card()
-    await desk.bind(card, replace(desk.question, key_version=2))
-    card.reset()
-    assert await Lock(desk).reason(card.transmit) is Reason.KEY_VERSION_UNSUPPORTED
-
-
-async def test_a_card_with_both_versions_is_asked_for_the_new_one_whatever_it_prefers(desk, card):
-    both, lock = await rekeyed(desk, card), overlap(desk)
-    claim = Info(desk.suite_name, {Slot.A: 1, Slot.B: 2}, Slot.A, True)
-    assert await lock.reason(saying(both, claim)) is None
-    assert lock.proof is not None
-    assert lock.proof.key_version == 2
-
-
-async def test_a_copy_with_the_old_keys_that_claims_both_versions_is_denied(desk, card):
-    """It fails with the new version, and is not asked for the old one instead."""
-    lock = overlap(desk)
-    claim = Info(desk.suite_name, {Slot.A: 1, Slot.B: 2}, Slot.A, True)
-    assert await lock.reason(saying(card, claim)) is Reason.CARD_AUTH_FAILED
-    assert lock.proof is not None
-    assert lock.proof.key_version == 2
-    slots = {c.p2 >> 4 for c in lock.channel.commands if c.ins == layout.EXTERNAL_AUTHENTICATE}
-    assert slots == {Slot.B}
-
-
-async def test_hiding_the_new_version_gains_nothing_once_the_old_is_not_accepted(desk, card):
-    """Who sits between shows the old version alone. During the overlap that is as good as the
-    card, which opens with either; afterwards it is denied."""
-    both = await rekeyed(desk, card)
-    hidden = saying(both, Info(desk.suite_name, {Slot.A: 1}, Slot.A, True))
-    assert await overlap(desk).reason(hidden) is None
-    both.reset()
-    assert await Lock(desk, key_version=2).reason(hidden) is Reason.KEY_VERSION_RETIRED
-    both.reset()
-    floor = overlap(desk)
-    floor.floor = 2
-    assert await floor.reason(hidden) is Reason.KEY_VERSION_RETIRED
-
-
-async def test_a_denied_version_is_not_asked_for_though_the_policy_takes_it(desk, card):
-    """The old secret is out: a copy that has the card's old keys is denied, the card is not."""
-    both, lock = await rekeyed(desk, card), overlap(desk)
-    lock.denied = frozenset({1})
-    hidden = saying(both, Info(desk.suite_name, {Slot.A: 1}, Slot.A, True))
-    assert await lock.reason(hidden) is Reason.KEY_VERSION_RETIRED
-    assert layout.INTERNAL_AUTHENTICATE not in {c.ins for c in lock.channel.commands}
-    both.reset()
-    assert await lock.reason(both.transmit) is None
-
-
-async def test_a_denied_new_version_lets_no_one_in_by_it(desk, card):
-    both, lock = await rekeyed(desk, card), overlap(desk)
-    lock.denied = frozenset({2})
-    claim = Info(desk.suite_name, {Slot.B: 2}, Slot.B, True)
-    assert await lock.reason(saying(both, claim)) is Reason.KEY_VERSION_UNSUPPORTED
-    both.reset()
-    assert await lock.reason(both.transmit) is None  # by version 1, which still counts
-    assert lock.proof is not None
-    assert lock.proof.key_version == 1
-
-
-async def test_where_every_version_is_denied_the_proof_of_one_does_not_help(desk, card):
-    lock = Lock(desk)
-    lock.denied = frozenset({1})
-    decision = await lock.present(card.transmit)
-    assert decision.reason is Reason.KEY_VERSION_RETIRED
-    assert decision.detail == "the key version was revoked"
 
 
 async def test_a_recorded_rekeying_gives_a_copy_no_keys(desk, card):

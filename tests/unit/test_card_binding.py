@@ -10,7 +10,6 @@ from edge_agent.card.binding import APPLICATION_BYTES, BindOutcome, bind
 from edge_agent.card.layout import UPDATE_BINARY, WRITE_KEY
 from edge_agent.core.proof import ProofOutcome
 from edge_agent.virtual.card_memory import APPLICATION_OVERHEAD_BYTES
-from edge_agent.virtual.chip import CardTorn, Tear, TearMoment
 from schemas.transport import TransportRefusal
 from tests.card_desk import SERIAL, TRANSPORT_KEY, Desk
 
@@ -147,68 +146,3 @@ async def test_no_bytes_of_a_card_crash_binding(answers, honest):
     result = await desk.run(bind(desk.question, desk.random), hostile)
     proved_by = 18  # the command by which the real card proves its new keys
     assert result.outcome is not BindOutcome.BOUND or honest >= proved_by
-
-
-def tears(apdus: int, writes: int) -> list[Tear]:
-    """Every place a card can be torn away in a conversation of that length."""
-    return [
-        *(Tear(TearMoment.BEFORE_APDU, n) for n in range(1, apdus + 1)),
-        *(Tear(TearMoment.AFTER_APDU, n) for n in range(1, apdus + 1)),
-        *(Tear(TearMoment.IN_WRITE, n) for n in range(1, writes + 1)),
-    ]
-
-
-async def test_a_torn_fresh_card_is_unbound_or_bound_and_the_next_tap_repairs_it(desk):
-    whole = desk.card()
-    await desk.bind(whole)
-    apdus, writes = whole.counted
-    assert (apdus, writes) == (20, 11)
-    for tear in tears(apdus, writes):
-        card = desk.card()
-        card.arm(tear)
-        with pytest.raises(CardTorn):
-            await desk.bind(card)
-        last = tear == Tear(TearMoment.AFTER_APDU, apdus)
-        expected = ProofOutcome.PROVED if last else ProofOutcome.NO_APPLICATION
-        assert (await desk.tap(card)).outcome is expected, tear
-        again = BindOutcome.ALREADY_BOUND if last else BindOutcome.BOUND
-        assert (await desk.bind(card)).outcome is again, tear
-        assert (await desk.tap(card)).outcome is ProofOutcome.PROVED, tear
-        assert len(card.image.applications) == 1, tear
-
-
-async def test_a_torn_card_keeps_its_old_key(desk):
-    """Bound anew from version 1 to 2: at every moment it has one of them, whole."""
-    newer = replace(desk.question, key_version=2)
-    either = replace(newer, accepted_key_versions=(1,))
-    whole = desk.card()
-    await desk.bind(whole)
-    whole.arm(None)
-    await desk.bind(whole, newer)
-    apdus, writes = whole.counted
-    for tear in tears(apdus, writes):
-        card = desk.card()
-        await desk.bind(card)
-        card.arm(tear)
-        with pytest.raises(CardTorn):
-            await desk.bind(card, newer)
-        proof = await desk.tap(card, either)
-        last = tear == Tear(TearMoment.AFTER_APDU, apdus)
-        assert (proof.outcome, proof.key_version) == (ProofOutcome.PROVED, 2 if last else 1), tear
-        await desk.bind(card, newer)
-        assert (await desk.tap(card, newer)).outcome is ProofOutcome.PROVED, tear
-
-
-async def test_a_card_torn_twice_in_a_row_is_still_repaired(desk):
-    for first in range(1, 21):
-        for second in (Tear(TearMoment.AFTER_APDU, n) for n in range(first, 21, 5)):
-            card = desk.card()
-            for tear in (Tear(TearMoment.AFTER_APDU, first), second):
-                card.arm(tear)
-                try:
-                    await desk.bind(card)
-                except CardTorn:
-                    continue
-            card.arm(None)
-            await desk.bind(card)
-            assert (await desk.tap(card)).outcome is ProofOutcome.PROVED

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from edge_agent.card import layout
 from edge_agent.card.apdu import StatusWord
-from edge_agent.card.layout import Slot
+from edge_agent.card.layout import Info, Slot
 from edge_agent.card.rekeying import RekeyOutcome
 from edge_agent.core.proof import ProofOutcome
 from edge_agent.virtual.chip import CardTorn, Tear, TearMoment
 from tests.card_desk import Desk
-from tests.unit.test_card_binding import tears
 
 
 @pytest.fixture(params=["gm", "intl"])
@@ -41,6 +41,41 @@ async def test_a_card_that_opened_is_given_the_next_version_and_keeps_the_old(de
     assert (old_lock.outcome, old_lock.key_version) == (ProofOutcome.PROVED, 1)
 
 
+async def test_new_keys_take_twelve_commands_and_no_new_selection(desk):
+    card, question = await bound(desk), overlap(desk, 2, 1)
+    proof = await desk.tap(card, question)
+    await desk.rekey(card, question, proof)
+    said = [command.ins for command in desk.channel.commands]
+    assert len(said) == 12
+    assert layout.SELECT not in said
+
+
+async def test_a_version_that_is_written_over_is_taken_out_of_the_record_first(desk):
+    card, question = await bound(desk), overlap(desk, 2, 1)
+    await desk.rekey(card, question, await desk.tap(card, question))
+    third = overlap(desk, 3, 2)
+    proof = await desk.tap(card, third)
+    card.arm(Tear(TearMoment.AFTER_WRITE, 1))
+    with pytest.raises(CardTorn):
+        await desk.rekey(card, third, proof)
+    (application,) = card.image.applications.values()
+    info = Info.decode(application.files[layout.INFO_SFI].content)
+    assert info == Info(desk.suite_name, {Slot.B: 2}, Slot.B, True)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["bound mutual", "bound plain"])
+@pytest.mark.parametrize("now", [True, False], ids=["asked mutual", "asked plain"])
+async def test_both_versions_open_whether_or_not_the_reader_proves_itself(desk, before, now):
+    card = desk.card()
+    await desk.bind(card, replace(desk.question, mutual=before))
+    question = replace(overlap(desk, 2, 1), mutual=now)
+    assert await desk.rekey(card, question, await desk.tap(card, question)) == "rekeyed"
+    for version in (1, 2):
+        for mutual in (True, False):
+            lock = replace(desk.question, key_version=version, mutual=mutual)
+            assert (await desk.tap(card, lock)).outcome is ProofOutcome.PROVED, lock
+
+
 async def test_a_card_with_both_versions_is_never_asked_for_the_old_one(desk):
     card, question = await bound(desk), overlap(desk, 2, 1)
     await desk.rekey(card, question, await desk.tap(card, question))
@@ -66,48 +101,6 @@ async def test_after_a_roll_back_a_card_that_has_only_the_new_version_gets_the_o
     assert (await desk.tap(card, question)).key_version == 1
 
 
-@pytest.mark.parametrize("direction", [(1, 2), (2, 1)], ids=["forward", "rolled back"])
-async def test_a_card_torn_anywhere_opens_and_the_next_tap_does_the_rest(desk, direction):
-    old, new = direction
-    question = overlap(desk, new, old)
-    whole = await bound(desk, old)
-    proof = await desk.tap(whole, question)
-    whole.arm(None)
-    await desk.rekey(whole, question, proof)
-    apdus, writes = whole.counted
-    assert apdus > 12
-    after_writes = [Tear(TearMoment.AFTER_WRITE, n) for n in range(1, writes + 1)]
-    for tear in [*tears(apdus, writes), *after_writes]:
-        card = await bound(desk, old)
-        proof = await desk.tap(card, question)
-        card.arm(tear)
-        with pytest.raises(CardTorn):
-            await desk.rekey(card, question, proof)
-        for asked in (question, overlap(desk, old, new)):
-            assert (await desk.tap(card, asked)).outcome is ProofOutcome.PROVED, tear
-        old_lock = replace(desk.question, key_version=old)
-        assert (await desk.tap(card, old_lock)).outcome is ProofOutcome.PROVED, tear
-        again = await desk.tap(card, question)
-        if again.key_version == old:
-            assert await desk.rekey(card, question, again) is RekeyOutcome.REKEYED, tear
-        assert (await desk.tap(card, question)).key_version == new, tear
-
-
-async def test_the_last_write_is_the_one_that_counts(desk):
-    card, question = await bound(desk), overlap(desk, 2, 1)
-    proof = await desk.tap(card, question)
-    card.arm(None)
-    await desk.rekey(card, question, proof)
-    _, writes = card.counted
-    for at in range(1, writes + 1):
-        card = await bound(desk)
-        proof = await desk.tap(card, question)
-        card.arm(Tear(TearMoment.AFTER_WRITE, at))
-        with pytest.raises(CardTorn):
-            await desk.rekey(card, question, proof)
-        assert (await desk.tap(card, question)).key_version == (2 if at == writes else 1), at
-
-
 async def test_the_slot_in_use_is_never_written(desk):
     card, question = await bound(desk), overlap(desk, 2, 1)
     (before,) = card.image.applications.values()
@@ -121,8 +114,9 @@ async def test_another_card_in_the_field_is_left_alone(desk):
     card, question = await bound(desk), overlap(desk, 2, 1)
     proof = await desk.tap(card, question)
     other = replace(proof, card_id="ff" * 8)
-    assert await desk.rekey(card, question, other) is RekeyOutcome.ANOTHER_CARD
-    assert (await desk.tap(card, question)).key_version == 1
+    before = card.image
+    assert await desk.rekey(card, question, other) is RekeyOutcome.REFUSED
+    assert card.image == before
 
 
 async def test_a_card_without_the_version_it_is_said_to_have_proved_is_left_alone(desk):
@@ -146,6 +140,27 @@ async def test_a_card_that_takes_nothing_goes_on_as_it_was(desk, instruction):
     assert await desk.rekey(card, question, proof) is RekeyOutcome.REFUSED
     card.transmit = honest
     assert (await desk.tap(card, question)).key_version == 1
+
+
+async def test_a_card_that_lost_its_power_after_it_opened_is_left_alone(desk):
+    card, question = await bound(desk), overlap(desk, 2, 1)
+    proof = await desk.tap(card, question)
+    before = card.image
+    card.reset()
+    assert await desk.rekey(card, question, proof) is RekeyOutcome.ANOTHER_CARD
+    assert card.image == before
+
+
+async def test_the_right_slot_is_kept_whatever_record_is_shown_meanwhile(desk):
+    """Who sits between says that the version in use is in the other slot: the card knows better."""
+    card, question = await bound(desk), overlap(desk, 2, 1)
+    proof = await desk.tap(card, question)
+    before = card.image
+    honest = card.transmit
+    lie = Info(desk.suite_name, {Slot.B: 1}, Slot.B, True).encode() + b"\x90\x00"
+    card.transmit = lambda apdu: lie if apdu[1] == layout.READ_BINARY else honest(apdu)
+    assert await desk.rekey(card, question, proof) is RekeyOutcome.REFUSED
+    assert card.image == before
 
 
 async def test_new_keys_that_are_not_proved_are_not_committed(desk):

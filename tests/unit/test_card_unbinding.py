@@ -6,10 +6,8 @@ import pytest
 
 from edge_agent.card.binding import BindOutcome
 from edge_agent.core.proof import ProofOutcome
-from edge_agent.virtual.chip import CardTorn, Tear, TearMoment
 from schemas.transport import TransportRefusal
 from tests.card_desk import Desk
-from tests.unit.test_card_binding import tears
 
 
 @pytest.fixture(params=["gm", "intl"])
@@ -56,27 +54,3 @@ async def test_a_wrong_transport_key_erases_nothing(desk):
         assert (await desk.unbind(card)).outcome is BindOutcome.TRANSPORT_KEY_REFUSED
     assert (await desk.unbind(card)).outcome is BindOutcome.BLOCKED
     assert (await desk.tap(card)).outcome is ProofOutcome.PROVED
-
-
-async def test_a_card_torn_anywhere_is_bound_or_unbound_and_the_next_time_does_the_rest(desk):
-    whole = desk.card()
-    await desk.bind(whole)
-    whole.arm(None)
-    await desk.unbind(whole)
-    apdus, writes = whole.counted
-    after_writes = [Tear(TearMoment.AFTER_WRITE, n) for n in range(1, writes + 1)]
-    for tear in [*tears(apdus, writes), *after_writes]:
-        card = desk.card()
-        await desk.bind(card)
-        card.arm(tear)
-        with pytest.raises(CardTorn):
-            await desk.unbind(card)
-        gone = tear in (
-            Tear(TearMoment.AFTER_APDU, apdus),
-            Tear(TearMoment.AFTER_WRITE, writes),
-        )
-        expected = ProofOutcome.NO_APPLICATION if gone else ProofOutcome.PROVED
-        assert (await desk.tap(card)).outcome is expected, tear
-        assert (await desk.unbind(card)).outcome is BindOutcome.UNBOUND, tear
-        assert (await desk.tap(card)).outcome is ProofOutcome.NO_APPLICATION, tear
-        assert (await desk.bind(card)).outcome is BindOutcome.BOUND, tear
