@@ -45,6 +45,10 @@ class NotFresh(NotDone):
     """The server was not heard for too long, or the clock can't be trusted: nothing is unlocked."""
 
 
+class NoReader(NotDone):
+    """The door has no reader on that side."""
+
+
 class Failed(NotDone):
     """The door's hardware, or the disk, does not do it."""
 
@@ -100,8 +104,8 @@ class Commanding:
                     raise Unsupported(f"no reader of door {door.name} can blink or beep")
             case Action.REBOOT:
                 pass  # as soon as that is recorded
-            case Action.BINDING_WINDOW:
-                raise Unsupported("cards are bound by `ostiary-agent bind`, at the stopped agent")
+            case Action.BINDING_WINDOW | Action.UNBINDING_WINDOW:
+                await self._open_window(self._door(command), command)
         return acted
 
     def _now(self) -> datetime:
@@ -128,6 +132,21 @@ class Commanding:
         if not await door.look(moved):  # it must not come to be unlocked later
             await house.store.set_override(name, before)
             raise _out_of_order(door)
+
+    async def _open_window(self, door: DoorTask, command: Command) -> None:
+        house, name, until = self._house, door.name, command.until
+        if not door.reads(command.direction):
+            raise NoReader(f"door {name} has no reader in direction {command.direction}")
+        mode = house.mode(name).mode
+        if mode in (DoorMode.LOCKED_DOWN, DoorMode.BLOCKED):
+            raise DoorShut(f"door {name} is {mode}: end that first")
+        if until is None or until <= self._now():
+            raise TooLate(f"the window at door {name} was to end at {until}, which is past")
+        if not house.in_time(name):
+            raise NotFresh(f"door {name}: no recent word of the server, or no clock to trust")
+        if not door.served:
+            raise _out_of_order(door)
+        await door.windows.open(command)
 
     async def _executed(self, command: Command, acted: datetime) -> None:
         recorder = self._house.recorder

@@ -32,7 +32,10 @@ from edge_agent.door_io.port import DoorIo
 from edge_agent.house import House
 from edge_agent.log import first_cause, log
 from edge_agent.readers.port import CardRemoved, Feedback, Reader, ReaderUnavailable
+from edge_agent.rekeying import Rekeying
 from edge_agent.tap import Tap, TapOutcome
+from edge_agent.window_tap import WindowTap
+from edge_agent.windows import Windows
 from schemas.event_data import Latency
 from schemas.policy import DoorMode
 
@@ -61,6 +64,8 @@ class DoorTask:
         """Set once the hardware was looked at, working or not."""
         self.changed: Callable[[], None] = lambda: None
         """Called after each change of contact or mode."""
+        self.windows = Windows(door.door, house)
+        """Those that operators opened here; they blink and end while it is served."""
         self._found: Contact = "unknown"
         """What the contact showed when the hardware was opened."""
         self._door = door
@@ -137,6 +142,10 @@ class DoorTask:
                 self._broken.set_exception(error)
             return False
 
+    def reads(self, direction: Direction | None) -> bool:
+        """Whether cards are read on this side."""
+        return any(each.direction == direction for each in self._door.readers)
+
     async def identify(self) -> bool:
         """Let the readers blink; whether there is one that can."""
         return any([await reader.feedback(Feedback.IDENTIFY) for _, reader in self._readers])
@@ -169,8 +178,14 @@ class DoorTask:
                 tasks.create_task(self._watch_inputs(io))
                 tasks.create_task(self._watch_time())
                 tasks.create_task(_raise_from(self._broken))
+                tasks.create_task(self.windows.run(self._show))
                 for direction, reader in self._readers:
                     tasks.create_task(self._watch_reader(direction, reader))
+
+    async def _show(self, direction: Direction, feedback: Feedback) -> None:
+        for side, reader in self._readers:
+            if side == direction:
+                await reader.feedback(feedback)
 
     async def _lock_up(self) -> None:
         io, state = self._io, self._state
@@ -209,7 +224,9 @@ class DoorTask:
                 await self._take(Tick())
 
     async def _watch_reader(self, direction: Direction, reader: Reader) -> None:
-        tap = Tap(self.name, direction, self._house)
+        house = self._house
+        tap, rekeying = Tap(self.name, direction, house), Rekeying(self.name, house)
+        window_tap = WindowTap(self.name, direction, house, self.windows, reader)
         while True:
             try:
                 card = await reader.next_card()
@@ -219,6 +236,9 @@ class DoorTask:
                 await asyncio.sleep(READER_PAUSE_S)
                 continue
             try:
+                if await window_tap.take(card):
+                    await self._report_recovery()
+                    continue
                 outcome = await tap.decide(card)
             except (CardRemoved, TimeoutError) as error:
                 log.info("card_removed", door=self.name, direction=direction, why=str(error))
@@ -232,10 +252,11 @@ class DoorTask:
                 await self._report_fault(detail)
                 continue
             await self._report_recovery()
+            passed = False
             if outcome.grant is None:
                 await reader.feedback(outcome.feedback)
             else:
-                await self._let_pass(outcome, outcome.grant, direction, reader)
+                passed = await self._let_pass(outcome, outcome.grant, direction, reader)
             log.info(
                 "decided",
                 door=self.name,
@@ -245,10 +266,13 @@ class DoorTask:
                 tap_to_decision_ms=outcome.decision_ms,
                 event_id=outcome.event_id,
             )
+            if passed and outcome.lacks is not None:
+                await rekeying.give(card, outcome.lacks)
 
     async def _let_pass(
         self, outcome: TapOutcome, grant: Grant, direction: Direction, reader: Reader
-    ) -> None:
+    ) -> bool:
+        """Whether the strike was moved for it."""
         granted = Granted(grant, outcome.entered_s, leaving=direction == "out")
         heeded = False
 
@@ -273,6 +297,7 @@ class DoorTask:
         await self._take(granted, strike_moved)
         if not heeded:  # shut since the card was held up, or being started again
             await reader.feedback(Feedback.DENIED)
+        return heeded
 
     async def _take(self, input: Input, moved: Moved = _nothing) -> None:
         async with self._one_at_a_time:

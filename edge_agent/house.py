@@ -19,6 +19,7 @@ from edge_agent.door_io.port import DoorIo
 from edge_agent.elements import Elements
 from edge_agent.readers.port import Reader
 from edge_agent.recorder import Recorder
+from edge_agent.transport_keys import TransportKeys
 from edge_agent.trust_store import TrustStore
 from schemas.event_data import ClockStatus
 from schemas.policy import DoorMode, DoorSettings
@@ -42,6 +43,7 @@ class House:
     recorder: Recorder
     store: TrustStore
     elements: Elements
+    transport_keys: TransportKeys
     lockout: Lockout
     random: RandomBytes
     default_view: Callable[[str], DoorView]

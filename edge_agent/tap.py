@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from edge_agent.card.application import unlock
+from edge_agent.card.application import UnlockQuestion, unlock
 from edge_agent.card.session import perform
 from edge_agent.core.decision import Circumstances, Decision, Direction, DoorView, decide
 from edge_agent.core.door import Grant
@@ -24,6 +24,15 @@ CARD_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
+class Lacking:
+    """A card that opened the door with another version than the door's policy prefers."""
+
+    card_id: bytes
+    question: UnlockQuestion
+    from_version: int
+
+
+@dataclass(frozen=True)
 class TapOutcome:
     """What came of it. `grant` is None where the door stays shut."""
 
@@ -33,6 +42,8 @@ class TapOutcome:
     grant: Grant | None
     reason: Reason | None
     event_id: str | None
+    lacks: Lacking | None = None
+    """What the card is to be given, once its holder may pass."""
 
 
 class Tap:
@@ -81,6 +92,7 @@ class Tap:
             grant,
             decision.reason,
             stored.id if stored else None,
+            _lacking(view, question, proof) if decision.granted else None,
         )
 
     def _keys(self, proof: Proof) -> list[str]:
@@ -130,6 +142,16 @@ class Tap:
             return self._house.recorder.about_door("access.granted", self._door, **data)
         data |= {"reason": decision.reason, "detail": decision.detail}
         return self._house.recorder.about_door("access.denied", self._door, **data)
+
+
+def _lacking(view: DoorView, question: UnlockQuestion, proof: Proof) -> Lacking | None:
+    """None where the door can't ask for what its policy prefers: it then can't give it either."""
+    preferred = view.settings.key_version
+    if proof.card_id is None or proof.key_version in (None, preferred):
+        return None
+    if question.key_version != preferred:
+        return None
+    return Lacking(bytes.fromhex(proof.card_id), question, proof.key_version)
 
 
 def _feedback(proof: Proof, decision: Decision) -> Feedback:

@@ -27,8 +27,10 @@ from edge_agent.outbox import Outbox
 from edge_agent.readers.port import Feedback
 from edge_agent.readers.virtual import Card, VirtualReader
 from edge_agent.recorder import Recorder
+from edge_agent.transport_keys import TransportKeys
 from edge_agent.trust_store import TrustStore
 from edge_agent.virtual.card_os import VirtualCard
+from schemas.envelope import Signer
 from schemas.policy import DoorSettings
 from schemas.suites import INTL
 from tests.site_keys import SiteKeys
@@ -51,8 +53,15 @@ class DoorRig:
         self.clock = clock
         self.recorder = Recorder(outbox, self.clock, TrustedTime(), AGENT, "test")
         self.elements = Elements(folder, bytes(32), self.random)
+        self.signer = Signer.of(INTL.generate(self.random))
+        self.transport_keys = TransportKeys(
+            SITE, AGENT, self.signer, self.random, lambda: self.recorder.judge_time()[0]
+        )
         self.strike: list[bool] = []
         self.shown: asyncio.Queue[Feedback] = asyncio.Queue()
+        """What readers showed, but for the blinks of a window."""
+        self.blinks: asyncio.Queue[str] = asyncio.Queue()
+        """At which reader."""
         self.io = VirtualDoorIo()
         self.readers: dict[str, VirtualReader] = {}
         self.begin = asyncio.Event()
@@ -61,6 +70,7 @@ class DoorRig:
             recorder=self.recorder,
             store=store,
             elements=self.elements,
+            transport_keys=self.transport_keys,
             lockout=Lockout(),
             random=self.random,
             default_view=lambda door: DoorView(
@@ -93,7 +103,13 @@ class DoorRig:
         self._moved.set()
 
     def open_reader(self, direction: str) -> VirtualReader:
-        self.readers[direction] = VirtualReader(self.clock, self.shown.put_nowait)
+        def show(feedback: Feedback) -> None:
+            if feedback is Feedback.BINDING:
+                self.blinks.put_nowait(direction)
+            else:
+                self.shown.put_nowait(feedback)
+
+        self.readers[direction] = VirtualReader(self.clock, show)
         return self.readers[direction]
 
     async def look(self) -> None:

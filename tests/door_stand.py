@@ -26,8 +26,10 @@ from edge_agent.outbox import Outbox
 from edge_agent.readers.port import Feedback
 from edge_agent.readers.virtual import VirtualReader
 from edge_agent.recorder import Recorder
+from edge_agent.transport_keys import TransportKeys
 from edge_agent.trust_store import TrustStore
 from schemas.command import Action, Command
+from schemas.envelope import Signer
 from schemas.events import EventLine, event_name
 from schemas.lockdown import Lockdown
 from schemas.policy import DoorSettings
@@ -68,6 +70,13 @@ class DoorStand:
             recorder=self.recorder,
             store=store,
             elements=Elements(Path("/nowhere"), bytes(32), seeded.Random(1).randbytes),
+            transport_keys=TransportKeys(
+                voice.keys.site,
+                AGENT,
+                Signer.of(INTL.generate(seeded.Random(3).randbytes)),
+                seeded.Random(4).randbytes,
+                clock.now,
+            ),
             lockout=Lockout(),
             random=seeded.Random(1).randbytes,
             default_view=lambda door: DoorView(

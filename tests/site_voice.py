@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from secrets import token_hex
+from secrets import token_bytes, token_hex
 from typing import Any
 
 from schemas.card_chunks import slots, write_index, write_leaf
@@ -23,8 +23,16 @@ from schemas.revocation import (
     RevokedKind,
     write_denied,
 )
+from schemas.sealed_to import seal_to
 from schemas.statement import sign_statement
 from schemas.topics import CHUNK, LOCKDOWN, POLICY, REVOCATION, ROOT, SNAPSHOT
+from schemas.transport import (
+    TRANSPORT_LIFE,
+    TransportKey,
+    TransportRequest,
+    TransportSource,
+    transport_context,
+)
 from schemas.versions import LogHead, Version
 from tests.site_keys import SiteKeys
 
@@ -187,6 +195,35 @@ class SiteVoice:
         if action is Action.UNLOCK:
             values["until"] = now + timedelta(minutes=10)
         return self.keys.sign(Command.model_validate(values | changes))
+
+    def transport_key(
+        self,
+        request: TransportRequest,
+        key: bytes | None,
+        *,
+        loan: bytes | None = None,
+        **changes: Any,
+    ) -> bytes:
+        """The answer to an agent's question: this key, sealed to it, or `changes` say why none."""
+        now = self.now()
+        values = self.common(
+            issued=now,
+            expires=now + TRANSPORT_LIFE,
+            counter=int(now.timestamp() * 1_000_000),
+            session=request.session,
+            command=request.command,
+            card=request.card,
+            request=request.counter,
+            loan=None if loan is None else loan.hex(),
+        )
+        if key is not None:
+            context = transport_context(
+                self.keys.site, self.agent, request.session, request.counter, request.card
+            )
+            recipient = bytes.fromhex(request.recipient)
+            sealed = seal_to(self.keys.suite, recipient, key, context, token_bytes)
+            values |= {"sealed": sealed.hex(), "source": TransportSource.LIST}
+        return self.keys.sign(TransportKey.model_validate(values | changes))
 
     def answers(self, pull: Pull) -> list[tuple[str, bytes]]:
         """What an honest server sends for this, as channel and payload."""

@@ -138,12 +138,6 @@ def test_systemd_starts_the_agent_again_whatever_it_ends_with():
     assert unit["Service"]["SuccessExitStatus"] == str(EXIT_TO_RESTART)
 
 
-async def test_a_binding_window_is_not_supported(stand):
-    until = stand.clock.now() + timedelta(seconds=30)
-    result = await stand.command(Action.BINDING_WINDOW, person="ada", until=until)
-    assert (result["result"], result["reason"]) == ("command.refused", "Unsupported")
-
-
 async def test_a_door_of_another_agent_is_unknown(stand):
     result = await stand.command(Action.PULSE, door="cellar")
     assert (result["result"], result["reason"]) == ("command.refused", "UnknownDoor")
