@@ -1,4 +1,4 @@
-"""Who wants an older key version or another suite than the lock does: it is not the card's choice."""
+"""Who wants an older key version or another suite than the lock asks for: no card chooses those."""
 
 from __future__ import annotations
 
