@@ -1,317 +1,349 @@
-"""Rotation campaigns: what an operator may do with one, and what the doors ask meanwhile. Pure.
+"""Rotation campaigns: how a key domain moves from one key version to another. Pure.
 
     planned -> staging -> staged -> overlap -> retiring -> completed
-    paused: from staging, staged, overlap and retiring, and back where it was
-    rolled_back: before activation the new version is discarded; in the overlap another campaign
-    takes over that prefers the old version again; once it retires there is no way back
-    failed: the new version can't be had any more; nothing had been activated
 
-The operator's acts are the functions here. What follows by itself, from what the locks say that
-they hold, is `server.core.rotation_look`. The functions change nothing: they return the campaign as
-it is from now on, and who calls makes that durable before it acts on it. One domain has at most one
-campaign that is not `over`: a card has two key slots only.
+*Staging* gives the locks the new keys, wave after wave, and changes nothing at a door. *Staged*:
+all have them. In the *overlap* doors prefer the new version and still take the old one, while cards
+get new keys as they come by. *Retiring* ends the old one, first in the policies, then in the chips.
+A campaign can be *paused* in between, by an operator or by what goes wrong, and *rolled_back*:
+while nothing was activated that forgets it, in the overlap it starts one in the other direction.
+
+What a lock has is known from its own signed word alone (`keys.held`, `Picture`). So nothing here is
+lost by a crash: the same look at the same facts gives the same answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from enum import StrEnum
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Literal
 
-from schemas.keys import MAX_KEY_VERSION, CheckValues
+from schemas.keys import CheckValues
+from server.core.rotation_waves import LAST_WAVE, too_many
 
-LAST_WAVE = 3
-"""Waves are numbered from 0, the canary; in the last one are all other locks."""
+State = Literal[
+    "planned",
+    "staging",
+    "staged",
+    "overlap",
+    "retiring",
+    "completed",
+    "paused",
+    "rolled_back",
+    "failed",
+]
+ENDED: frozenset[State] = frozenset({"completed", "rolled_back", "failed"})
+BEFORE_ACTIVATION: frozenset[State] = frozenset({"planned", "staging", "staged"})
 
 
 class NotNow(Exception):
-    """This can't be done with this campaign at present; the text says why, and what to do."""
-
-
-class State(StrEnum):
-    """How far a campaign is."""
-
-    PLANNED = "planned"
-    """The version is made; no lock has heard of it."""
-    STAGING = "staging"
-    """Locks are given the new version, wave by wave. Doors ask for the old one alone."""
-    STAGED = "staged"
-    """Each lock holds it, or is in quarantine. Goes on by itself unless `hold`."""
-    OVERLAP = "overlap"
-    """Doors prefer the new version and accept the old one; cards change over as they are used."""
-    RETIRING = "retiring"
-    """Doors ask for the new version alone; then the old one is erased from every lock."""
-    COMPLETED = "completed"
-    PAUSED = "paused"
-    """An operator, too many failures or a lock-out halted it. What doors ask stays as it is."""
-    ROLLED_BACK = "rolled_back"
-    FAILED = "failed"
-
-
-OVER = frozenset({State.COMPLETED, State.ROLLED_BACK, State.FAILED})
-RUNNING = frozenset({State.STAGING, State.STAGED, State.OVERLAP, State.RETIRING})
-_BEFORE_ACTIVATION = frozenset({State.PLANNED, State.STAGING, State.STAGED})
+    """What an operator asked for can't be done in this state; the message says what can."""
 
 
 @dataclass(frozen=True)
-class Campaign:
-    """One domain on its way from one version of its keys to another. All of it is durable."""
+class Picture:
+    """What a lock last said of its keys of the domain, and of the versions its doors ask for."""
 
-    id: str
-    domain: str
-    from_version: int
-    """What the domain's doors prefer when it is planned."""
-    to_version: int
-    """Higher, but in a campaign that rolls another back."""
-    state: State = State.PLANNED
-    wave: int = 0
-    """The waves up to this one have been given the new version: 0 to LAST_WAVE."""
-    hold: bool = False
-    """Stay `staged` until an operator activates."""
-    overlap: timedelta = timedelta(days=30)
-    """How long after its activation the deadline is."""
-    deadline: datetime | None = None
-    """From here on it may be retired though cards are behind. Set at activation."""
-    paused_in: State | None = None
-    """The state it was paused in, and goes back to; None unless `paused`."""
-    reason: str = ""
-    """Why it is paused, rolled back or failed; for the operator."""
-    lock_outs: int = 0
-    """Valid cards that were refused at the domain's doors because of key versions."""
-    quarantined: frozenset[str] = frozenset()
-    """Agents that the campaign doesn't wait for: their doors may refuse cards till they are whole.
-    They are still given what they lack, and leave this set by themselves once they are whole."""
-    forgiven: frozenset[str] = frozenset()
-    """Failed locks that the operator knew of when the campaign was resumed: don't count again."""
-    floor: int = 1
-    """What the domain's floor must be by now. `to_version` as soon as no lock in service asks for
-    the old version any more; then who runs this raises the authority's floor (and with it the
-    heartbeat's), before it gives `look` a domain with that floor."""
-    reverses: str | None = None
-    """The campaign that this one rolls back: it starts where every lock should hold both."""
-
-    @property
-    def over(self) -> bool:
-        """Nothing will be done for it any more; another may be planned."""
-        return self.state in OVER
-
-    @property
-    def stage(self) -> State:
-        """The state, looking through a pause."""
-        return self.paused_in or self.state
-
-    @property
-    def upward(self) -> bool:
-        """It goes to a higher version, so what it leaves can be erased and destroyed at its end.
-
-        A rolled-back version lies above the floor: it stays in the locks, asked for by no door,
-        until a later campaign raises the floor over it.
-        """
-        return self.to_version > self.from_version
+    held: Mapping[int, CheckValues]
+    floor: int
+    preferred: int
+    accepted: Collection[int]
 
 
 @dataclass(frozen=True)
-class Versions:
-    """What all doors of a domain ask of cards: table `domain_versions`."""
+class Lock:
+    """One agent with doors in the domain. `refusal` is why it last could not take the keys."""
 
-    preferred: int = 1
-    accepted: tuple[int, ...] = ()
+    agent: str
+    wave: int = LAST_WAVE
+    picture: Picture | None = None
+    reachable: bool = True
+    quarantined: bool = False
+    refusal: str = ""
 
-
-def versions(campaign: Campaign) -> Versions | None:
-    """What the doors must ask now. None: the campaign no longer says (rolled back, failed).
-
-    Whenever a campaign changes, this is written to `domain_versions` in the same transaction, and
-    the policies are compiled anew.
-    """
-    old, new = campaign.from_version, campaign.to_version
-    match campaign.stage:
-        case State.PLANNED | State.STAGING | State.STAGED:
-            return Versions(old, (new,) if campaign.reverses else ())
-        case State.OVERLAP:
-            return Versions(new, (old,))
-        case State.RETIRING | State.COMPLETED:
-            return Versions(new)
-    return None
+    def has(self, version: int, checks: CheckValues | None) -> bool:
+        """Whether it holds that version, and the right keys of it; `checks` None: its own."""
+        held = None if self.picture is None else self.picture.held.get(version)
+        return held is not None and checks in (None, held)
 
 
 @dataclass(frozen=True)
 class Domain:
-    """A key domain as it stands: what doors ask, what is retired, which keys are the right ones."""
+    """A key domain as the server wants it. `checks`: None for a secret of the lock's own."""
 
-    asked: Versions
+    name: str
+    preferred: int
+    accepted: tuple[int, ...]
     floor: int
-    """The authority's (for a lock's own secret: the server's record). Never goes down."""
-    checks: dict[int, CheckValues | None]
-    """By version, of every version at or above the floor that a lock may be told to hold. None: the
-    lock draws these keys itself, so that any are right."""
+    checks: Mapping[int, CheckValues | None]
 
 
-def plan(
-    identity: str,
-    domain: str,
-    asked: Versions,
-    to_version: int,
-    others: Iterable[Campaign],
-    *,
-    hold: bool = False,
-    overlap: timedelta = timedelta(days=30),
-) -> Campaign:
-    """A new campaign; `others` are those there were of this domain, in the order of their planning.
+@dataclass(frozen=True)
+class Campaign:
+    """One move of a domain. `wave` is the last one that may stage; `resumes` what it was paused in.
 
-    `to_version` must be newer than any the domain ever had (the authority's `new_version` gives
-    it; plan with the number it will give before it is made). Raises NotNow.
+    `hold`: activation waits for the operator. `leave_behind`: cards that did not come by are left
+    with old keys. `destroy`: the old keys are destroyed at the authority at the end.
     """
-    past = list(others)
-    for other in past:
-        if not other.over:
-            raise NotNow(
-                f"campaign {other.id} of domain {domain} is {other.state}: finish or roll it back"
-                " first. A card has two key slots, so it can follow one campaign at a time"
-            )
-    if asked.accepted:
-        raise NotNow(f"the doors of domain {domain} still accept version {asked.accepted[0]}")
-    newest = max((asked.preferred, *(max(o.from_version, o.to_version) for o in past)))
-    if not newest < to_version <= MAX_KEY_VERSION:
+
+    id: str
+    domain: str
+    from_version: int
+    to_version: int
+    deadline: datetime
+    state: State = "planned"
+    resumes: State | None = None
+    reason: str = ""
+    wave: int = 0
+    hold: bool = False
+    leave_behind: bool = False
+    destroy: bool = False
+    lockouts: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self.state in ENDED
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether it undoes another campaign: the version it moves to is older."""
+        return self.to_version < self.from_version
+
+    @property
+    def standing(self) -> State:
+        """The state it is in, or was paused in."""
+        return self.resumes or self.state
+
+
+@dataclass(frozen=True)
+class Prefer:
+    """Doors of the domain ask for `preferred`, and take `accepted` too."""
+
+    preferred: int
+    accepted: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RaiseFloor:
+    """The authority gives nothing below the floor any more; doors count nothing below it."""
+
+    floor: int
+
+
+@dataclass(frozen=True)
+class Destroy:
+    """The authority destroys a version's keys."""
+
+    version: int
+
+
+Effect = Prefer | RaiseFloor | Destroy
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a campaign is now, which `rotation.*` event tells of it, and what follows from it."""
+
+    campaign: Campaign
+    event: str | None = None
+    detail: str = ""
+    effects: tuple[Effect, ...] = field(default=())
+
+
+def start(campaign: Campaign, *, hold: bool = False) -> Step:
+    """Begin to give the locks the new keys. Raises NotNow."""
+    _must_be(campaign, {"planned"}, "started")
+    return Step(replace(campaign, state="staging", hold=hold), "started")
+
+
+def pause(campaign: Campaign, reason: str) -> Step:
+    """Stop where it is; nothing at a door changes by that. Raises NotNow."""
+    _must_be(campaign, {"staging", "staged", "overlap", "retiring"}, "paused")
+    paused = replace(campaign, state="paused", resumes=campaign.state, reason=reason)
+    return Step(paused, "paused", reason)
+
+
+def resume(campaign: Campaign) -> Step:
+    """Go on where it was paused. Raises NotNow."""
+    _must_be(campaign, {"paused"}, "resumed")
+    assert campaign.resumes is not None
+    return Step(replace(campaign, state=campaign.resumes, resumes=None, reason=""), "resumed")
+
+
+def activate(campaign: Campaign, locks: Sequence[Lock], checks: CheckValues | None) -> Step:
+    """Prefer the new version at all doors. Raises NotNow while a lock in service lacks it."""
+    _must_be(campaign, {"staged"}, "activated")
+    waiting = lacking(campaign, locks, checks)
+    if waiting:
         raise NotNow(
-            f"version {to_version} of domain {domain} can't be next: {newest} was there already,"
-            f" and {MAX_KEY_VERSION} is the last"
+            f"{len(waiting)} locks don't have the new keys, {waiting[0].agent} first: wait, or"
+            " put them into quarantine"
         )
-    quarantined = past[-1].quarantined if past else frozenset[str]()
-    return Campaign(
-        identity,
-        domain,
-        asked.preferred,
-        to_version,
-        hold=hold,
-        overlap=overlap,
-        quarantined=quarantined,
-    )
-
-
-def start(campaign: Campaign) -> Campaign:
-    """Begin to give locks the new version. Raises NotNow."""
-    _only(campaign, State.PLANNED, "started")
-    return replace(campaign, state=State.STAGING)
-
-
-def pause(campaign: Campaign, reason: str) -> Campaign:
-    """Halt: no further lock is given the new version or loses the old one. Raises NotNow."""
-    _only(campaign, RUNNING, "paused")
-    return replace(campaign, state=State.PAUSED, paused_in=campaign.state, reason=reason)
-
-
-def resume(campaign: Campaign, failing: Collection[str] = ()) -> Campaign:
-    """Go on; the locks that fail now (`Progress.failed`) no longer halt it. Raises NotNow."""
-    _only(campaign, State.PAUSED, "resumed")
-    return replace(
-        campaign,
-        state=campaign.stage,
-        paused_in=None,
-        reason="",
-        forgiven=campaign.forgiven | frozenset(failing),
-    )
-
-
-def activate(campaign: Campaign, now: datetime) -> Campaign:
-    """Let doors prefer the new version. Raises NotNow, also while a lock lacks it."""
-    _only(campaign, State.STAGED, "activated")
-    return replace(
-        campaign, state=State.OVERLAP, wave=LAST_WAVE, deadline=now + campaign.overlap, hold=False
-    )
-
-
-def quarantine(campaign: Campaign, agents: Collection[str], known: Collection[str]) -> Campaign:
-    """Go on without these locks: their doors may refuse cards. Raises NotNow.
-
-    `known` are the agents of the domain's locks.
-    """
-    _only(campaign, RUNNING | {State.PLANNED, State.PAUSED}, "changed")
-    strangers = sorted(set(agents).difference(known))
-    if strangers:
-        raise NotNow(f"{strangers[0]} has no door in domain {campaign.domain}")
-    return replace(campaign, quarantined=campaign.quarantined | frozenset(agents))
-
-
-def rollback(campaign: Campaign, identity: str, reason: str) -> tuple[Campaign, Campaign | None]:
-    """Give the new version up: the campaign, rolled back, and who takes over, if one must.
-
-    Before activation there is none: doors never asked for the new version. In the overlap the
-    second, of id `identity`, prefers the old version again. It passes the gate as any: locks hold
-    both, so mostly at once. Raises NotNow; once a version is being retired it is too late.
-    """
-    if campaign.over or campaign.stage is State.RETIRING:
-        raise NotNow(
-            f"campaign {campaign.id} is {campaign.stage}: locks may have lost version"
-            f" {campaign.from_version}. Plan a campaign to a new version"
-        )
-    if campaign.reverses and campaign.stage in _BEFORE_ACTIVATION:
-        raise NotNow(f"campaign {campaign.id} is on its way back already")
-    ended = replace(campaign, state=State.ROLLED_BACK, paused_in=None, reason=reason)
-    if campaign.stage in _BEFORE_ACTIVATION:
-        return ended, None
-    back = Campaign(
-        identity,
-        campaign.domain,
-        campaign.to_version,
-        campaign.from_version,
-        State.STAGING,
-        wave=LAST_WAVE,
-        overlap=campaign.overlap,
-        quarantined=campaign.quarantined,
-        reverses=campaign.id,
-    )
-    return ended, back
+    active = replace(campaign, state="overlap", hold=False)
+    effect = Prefer(campaign.to_version, (campaign.from_version,))
+    return Step(active, "activated", effects=(effect,))
 
 
 def retire(
-    campaign: Campaign, behind: int, now: datetime, *, leave_behind: bool = False
-) -> Campaign:
-    """End the overlap: doors ask for the new version alone, and the old one is erased after that.
-
-    `behind` counts the live cards (active, bound in the domain, not expired) that have not shown
-    the new version: a binding's version is that of its newest card.bound or card.rekeyed, or of an
-    access.granted with the version that doors prefer. They will be refused from now on. Raises
-    NotNow while there are any, unless the deadline has passed or `leave_behind` is said.
-    """
-    _only(campaign, State.OVERLAP, "retired")
-    over = campaign.deadline is not None and now >= campaign.deadline
-    if behind and not over and not leave_behind:
+    campaign: Campaign,
+    behind: int,
+    now: datetime,
+    *,
+    leave_behind: bool = False,
+    destroy: bool = False,
+) -> Step:
+    """End the old version. Raises NotNow while live cards are `behind`, before the deadline."""
+    _must_be(campaign, {"overlap"}, "retired")
+    if behind and not leave_behind and now < campaign.deadline:
         raise NotNow(
-            f"{behind} cards have not been used since version {campaign.to_version} of domain"
-            f" {campaign.domain} is active: wait for them, or leave them behind and bind them again"
+            f"{behind} live cards have no keys of version {campaign.to_version} yet: they would"
+            f" open no door of {campaign.domain} until they are bound again. Wait until"
+            f" {campaign.deadline:%Y-%m-%d %H:%M} UTC, or say that they are to be left behind"
         )
-    return replace(campaign, state=State.RETIRING)
+    retiring = replace(campaign, state="retiring", leave_behind=leave_behind, destroy=destroy)
+    return Step(retiring, "retired", effects=(Prefer(campaign.to_version, ()),))
 
 
-def lock_out(campaign: Campaign) -> Campaign:
-    """A valid card was refused at a door of the domain because of key versions: count, and halt.
+def roll_back(campaign: Campaign, new_id: str) -> tuple[Step, Campaign | None]:
+    """Undo it: before activation by forgetting it, in the overlap by one that prefers the old one.
 
-    For access.denied with key_version_unsupported, key_version_retired or
-    secure_element_unavailable, of a card that is active and bound there, at a lock that is not in
-    quarantine. While retiring it is what the operator accepted, and before the start no concern.
+    Raises NotNow: what was retired can't come back, by design.
     """
-    if campaign.stage not in (State.STAGING, State.STAGED, State.OVERLAP):
-        return campaign
-    counted = replace(campaign, lock_outs=campaign.lock_outs + 1)
-    if campaign.state is State.PAUSED:
-        return counted
-    return pause(counted, "a valid card was refused because of its key version")
+    where = campaign.standing
+    ended = replace(campaign, state="rolled_back", resumes=None, reason="")
+    if where in BEFORE_ACTIVATION:
+        return Step(ended, "rolled_back", "nothing was activated"), None
+    if where != "overlap" or campaign.ended:
+        raise NotNow(f"a campaign that is {_now(campaign)} can't be rolled back")
+    back = Campaign(
+        new_id,
+        campaign.domain,
+        campaign.to_version,
+        campaign.from_version,
+        campaign.deadline,
+        state="overlap",
+    )
+    effect = Prefer(campaign.from_version, (campaign.to_version,))
+    return Step(ended, "rolled_back", f"by {new_id}", (effect,)), back
 
 
-def fail(campaign: Campaign, reason: str) -> Campaign:
-    """The new version can't be had any more (lost, compromised). Raises NotNow once it is active:
-    roll back then."""
-    if campaign.over or campaign.stage not in _BEFORE_ACTIVATION or campaign.reverses:
-        raise NotNow(f"campaign {campaign.id} is {campaign.stage}: roll it back instead")
-    return replace(campaign, state=State.FAILED, paused_in=None, reason=reason)
+def locked_out(campaign: Campaign, card: str, door: str) -> Step:
+    """A good card failed at a door in service by its key version: stop, and say where."""
+    counted = replace(campaign, lockouts=campaign.lockouts + 1)
+    if campaign.state in ("staging", "staged", "overlap"):
+        return pause(counted, f"card {card} was refused at door {door} because of its key version")
+    return Step(counted)
 
 
-def _only(campaign: Campaign, states: State | Collection[State], done: str) -> None:
-    allowed = (states,) if isinstance(states, State) else states
-    if campaign.state not in allowed:
-        names = " or ".join(sorted(allowed))
+def advance(campaign: Campaign, locks: Sequence[Lock], domain: Domain) -> Step | None:
+    """The next step that is due by itself; None: there is none. Ask again after each step."""
+    checks = domain.checks.get(campaign.to_version)
+    match campaign.state:
+        case "staging":
+            return _advance_staging(campaign, locks, checks)
+        case "staged" if not campaign.hold and not lacking(campaign, locks, checks):
+            return activate(campaign, locks, checks)
+        case "retiring":
+            return _advance_retiring(campaign, locks, domain)
+    return None
+
+
+def _advance_staging(
+    campaign: Campaign, locks: Sequence[Lock], checks: CheckValues | None
+) -> Step | None:
+    failed = [lock for lock in locks if lock.refusal and not lock.quarantined]
+    if too_many(len(failed), len(locks)):
+        worst = failed[0]
+        return pause(campaign, f"{len(failed)} locks failed; {worst.agent}: {worst.refusal}"[:300])
+    if not lacking(campaign, locks, checks):
+        return Step(replace(campaign, state="staged", wave=LAST_WAVE), "staged")
+    if campaign.wave < LAST_WAVE and not any(
+        lock.reachable and lock.wave <= campaign.wave for lock in lacking(campaign, locks, checks)
+    ):
+        return Step(replace(campaign, wave=campaign.wave + 1))
+    return None
+
+
+def _advance_retiring(campaign: Campaign, locks: Sequence[Lock], domain: Domain) -> Step | None:
+    served = [lock for lock in locks if not lock.quarantined]
+    only_new = all(
+        lock.picture is not None
+        and lock.picture.preferred == campaign.to_version
+        and not lock.picture.accepted
+        for lock in served
+    )
+    if not only_new:
+        return None
+    if not campaign.goes_back:
+        if domain.floor < campaign.to_version:
+            return Step(campaign, effects=(RaiseFloor(campaign.to_version),))
+        if any(lock.picture and lock.picture.floor < domain.floor for lock in served):
+            return None
+    effects = (Destroy(campaign.from_version),) if campaign.destroy else ()
+    return Step(replace(campaign, state="completed"), "completed", effects=effects)
+
+
+def lacking(campaign: Campaign, locks: Sequence[Lock], checks: CheckValues | None) -> list[Lock]:
+    """The locks in service that don't have the new keys: they hold the gate."""
+    return [
+        lock for lock in locks if not lock.quarantined and not lock.has(campaign.to_version, checks)
+    ]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a lock is to be told: hold this version, and nothing below the floor."""
+
+    agent: str
+    version: int
+    checks: CheckValues | None
+    floor: int
+
+
+def order_for(lock: Lock, domain: Domain, campaign: Campaign | None) -> Order | None:
+    """What this lock lacks of what it should have; None: nothing, or it is not its turn.
+
+    Without a campaign too: a new lock, one whose chip was changed and one that was away are given
+    what the policies ask for. Nothing is erased that the lock's doors may still ask for.
+    """
+    picture = lock.picture
+    wanted = [domain.preferred, *domain.accepted]
+    if campaign is not None and _stages(campaign, lock):
+        wanted.insert(0, campaign.to_version)
+    wanted = [v for v in wanted if v >= domain.floor and v in domain.checks]
+    asked = [] if picture is None else [picture.preferred, *picture.accepted]
+    floor = min([domain.floor, *wanted, *asked])
+    for version in wanted:
+        if not lock.has(version, domain.checks[version]):
+            return Order(lock.agent, version, domain.checks[version], floor)
+    if wanted and picture is not None and picture.floor < floor:
+        return Order(lock.agent, wanted[0], domain.checks[wanted[0]], floor)
+    return None
+
+
+def is_back(lock: Lock, domain: Domain) -> bool:
+    """Whether a lock in quarantine holds and prefers what it should, and may leave it."""
+    return (
+        lock.quarantined
+        and lock.picture is not None
+        and lock.picture.preferred == domain.preferred
+        and lock.has(domain.preferred, domain.checks.get(domain.preferred))
+    )
+
+
+def _stages(campaign: Campaign, lock: Lock) -> bool:
+    return campaign.state in ("staging", "staged") and lock.wave <= campaign.wave
+
+
+def _must_be(campaign: Campaign, states: Collection[State], what: str) -> None:
+    if campaign.state not in states:
         raise NotNow(
-            f"campaign {campaign.id} is {campaign.state}: it can be {done} only while {names}"
+            f"a campaign that is {_now(campaign)} can't be {what}, one that is"
+            f" {' or '.join(sorted(states))} can"
         )
+
+
+def _now(campaign: Campaign) -> str:
+    return campaign.state if campaign.resumes is None else f"paused in {campaign.resumes}"

@@ -1,32 +1,27 @@
-"""Which locks are given a new version first: one, one in a hundred, one in ten, all. Pure."""
+"""Which locks are given new keys first, and how many failures are too many. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from hashlib import sha256
+from math import ceil
 
-from server.core.rotation import LAST_WAVE
-from server.core.rotation_locks import Lock
+SHARES = (0.0, 0.01, 0.1, 1.0)
+"""Of all locks, up to and with each wave; the first is a single lock, the canary."""
+LAST_WAVE = len(SHARES) - 1
+FAILURES_PER_LOCKS = 200
+"""More than one failed lock in so many stops a campaign: 0.5 %."""
 
-_SHARES = (0.0, 0.01, 0.1)
-"""How much of all locks the first waves have together; at least one each."""
+
+def waves(locks: Iterable[tuple[str, bool]]) -> dict[str, int]:
+    """Each agent's wave, of (agent, whether it is reachable): the canary is one that is."""
+    ordered = sorted(locks, key=lambda lock: (not lock[1], lock[0]))
+    ends = [max(number + 1, ceil(share * len(ordered))) for number, share in enumerate(SHARES)]
+    found: dict[str, int] = {}
+    for place, (agent, _) in enumerate(ordered):
+        found[agent] = next((wave for wave, end in enumerate(ends) if place < end), LAST_WAVE)
+    return found
 
 
-def waves(campaign: str, locks: Iterable[Lock]) -> dict[str, int]:
-    """The wave of each agent: drawn from the campaign's id, so that it is another lock's turn each
-    time, and those that are reachable first: a canary that can't sing is none."""
-    drawn = sorted(
-        locks,
-        key=lambda lock: (
-            not lock.reachable,
-            sha256(f"{campaign}/{lock.agent}".encode()).digest(),
-        ),
-    )
-    ends, end = [], 0
-    for share in _SHARES:
-        end = max(end + 1, int(len(drawn) * share))
-        ends.append(end)
-    return {
-        lock.agent: next((wave for wave, end in enumerate(ends) if place < end), LAST_WAVE)
-        for place, lock in enumerate(drawn)
-    }
+def too_many(failed: int, locks: int) -> bool:
+    """Whether so many failures stop a campaign."""
+    return failed * FAILURES_PER_LOCKS > locks
