@@ -357,6 +357,29 @@ async def test_a_card_is_bound_and_opens_with_it(rig):
     assert proof.outcome is ProofOutcome.ELEMENT_UNAVAILABLE
 
 
+async def test_a_card_that_opened_is_given_the_next_version_with_no_key_lent(rig):
+    from edge_agent.card.application import unlock
+    from edge_agent.card.binding import bind
+    from edge_agent.card.rekeying import rekey
+
+    rig.esam.lend = rig.lend
+    card = Desk(rig.desk.suite.name).card()
+    first = UnlockQuestion("demo", "front", rig.desk.suite.name, 1)
+    await run(rig, bind(first, repeatable(3)), card)
+    question = UnlockQuestion("demo", "front", rig.desk.suite.name, 2, (1,))
+
+    def tap():
+        proof = yield from unlock(question, repeatable(4))
+        return proof, (yield from rekey(CARD, question, proof.key_version, repeatable(5)))
+
+    proof, outcome = await run(rig, tap(), card)
+    assert (proof.key_version, outcome) == (1, "rekeyed")
+    assert len(rig.lent) == 1  # for binding
+    for asked, version in ((question, 2), (first, 1)):
+        proof = await run(rig, unlock(asked, repeatable(6)), card)
+        assert (proof.outcome, proof.key_version) == (ProofOutcome.PROVED, version)
+
+
 async def test_a_virtual_slot_powers_the_chip_in_its_file(tmp_path):
     path = tmp_path / "esam.bin"
     EsamDesk("gm", path=path).issue().load(1)
