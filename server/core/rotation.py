@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from schemas.keys import CheckValues
+from schemas.keys import MAX_KEY_VERSION, CheckValues
 from server.core.rotation_waves import LAST_WAVE, too_many
 
 State = Literal[
@@ -152,6 +152,35 @@ class Step:
     effects: tuple[Effect, ...] = field(default=())
 
 
+def plan(
+    identity: str,
+    domain: Domain,
+    to_version: int,
+    deadline: datetime,
+    past: Collection[Campaign] = (),
+) -> Campaign:
+    """A campaign to a version that the domain never had. `past`: its campaigns so far.
+
+    A card has two key slots: so there is one campaign at a time in a domain, and the next one waits
+    until no door accepts the old version. Raises NotNow.
+    """
+    for other in past:
+        if not other.ended:
+            raise NotNow(
+                f"campaign {other.id} of domain {domain.name} is {_now(other)}: let it end, or roll"
+                " it back"
+            )
+    if domain.accepted:
+        raise NotNow(f"doors of {domain.name} still accept key version {domain.accepted[0]}")
+    newest = max((domain.preferred, *(max(o.from_version, o.to_version) for o in past)))
+    if not newest < to_version <= MAX_KEY_VERSION:
+        raise NotNow(
+            f"key version {to_version} of {domain.name} can't be next: {newest} was there already,"
+            f" and {MAX_KEY_VERSION} is the last"
+        )
+    return Campaign(identity, domain.name, domain.preferred, to_version, deadline)
+
+
 def start(campaign: Campaign, *, hold: bool = False) -> Step:
     """Begin to give the locks the new keys. Raises NotNow."""
     _must_be(campaign, {"planned"}, "started")
@@ -194,7 +223,10 @@ def retire(
     leave_behind: bool = False,
     destroy: bool = False,
 ) -> Step:
-    """End the old version. Raises NotNow while live cards are `behind`, before the deadline."""
+    """End the old version. Raises NotNow while live cards are `behind`, before the deadline.
+
+    Doors go on accepting it until each lock in service has the new one (`advance`).
+    """
     _must_be(campaign, {"overlap"}, "retired")
     if behind and not leave_behind and now < campaign.deadline:
         raise NotNow(
@@ -203,7 +235,7 @@ def retire(
             f" {campaign.deadline:%Y-%m-%d %H:%M} UTC, or say that they are to be left behind"
         )
     retiring = replace(campaign, state="retiring", leave_behind=leave_behind, destroy=destroy)
-    return Step(retiring, "retired", effects=(Prefer(campaign.to_version, ()),))
+    return Step(retiring, "retired")
 
 
 def roll_back(campaign: Campaign, new_id: str) -> tuple[Step, Campaign | None]:
@@ -259,27 +291,31 @@ def _advance_staging(
         return pause(campaign, f"{len(failed)} locks failed; {worst.agent}: {worst.refusal}"[:300])
     if not lacking(campaign, locks, checks):
         return Step(replace(campaign, state="staged", wave=LAST_WAVE), "staged")
-    if campaign.wave < LAST_WAVE and not any(
-        lock.reachable and lock.wave <= campaign.wave for lock in lacking(campaign, locks, checks)
-    ):
+    if campaign.wave < LAST_WAVE and _wave_is_done(campaign, locks, checks):
         return Step(replace(campaign, wave=campaign.wave + 1))
     return None
 
 
+def _wave_is_done(campaign: Campaign, locks: Sequence[Lock], checks: CheckValues | None) -> bool:
+    """Nobody who could be asked lacks the keys; and somebody has shown that it can be done."""
+    asked = [lock for lock in locks if lock.wave <= campaign.wave and not lock.quarantined]
+    has = [lock.has(campaign.to_version, checks) for lock in asked]
+    waits = any(lock.reachable and not done for lock, done in zip(asked, has, strict=True))
+    return not waits and (any(has) or not asked)
+
+
 def _advance_retiring(campaign: Campaign, locks: Sequence[Lock], domain: Domain) -> Step | None:
-    served = [lock for lock in locks if not lock.quarantined]
-    only_new = all(
-        lock.picture is not None
-        and lock.picture.preferred == campaign.to_version
-        and not lock.picture.accepted
-        for lock in served
-    )
-    if not only_new:
+    if lacking(campaign, locks, domain.checks.get(campaign.to_version)):
         return None
+    if domain.accepted:
+        return Step(campaign, effects=(Prefer(campaign.to_version, ()),))
+    pictures = [lock.picture for lock in locks if lock.picture and not lock.quarantined]
+    if any(p.preferred != campaign.to_version or p.accepted for p in pictures):
+        return None  # a door that still asks for the old version must not lose it
     if not campaign.goes_back:
         if domain.floor < campaign.to_version:
             return Step(campaign, effects=(RaiseFloor(campaign.to_version),))
-        if any(lock.picture and lock.picture.floor < domain.floor for lock in served):
+        if any(picture.floor < campaign.to_version for picture in pictures):
             return None
     effects = (Destroy(campaign.from_version),) if campaign.destroy else ()
     return Step(replace(campaign, state="completed"), "completed", effects=effects)
@@ -309,28 +345,39 @@ def order_for(lock: Lock, domain: Domain, campaign: Campaign | None) -> Order | 
     what the policies ask for. Nothing is erased that the lock's doors may still ask for.
     """
     picture = lock.picture
-    wanted = [domain.preferred, *domain.accepted]
-    if campaign is not None and _stages(campaign, lock):
-        wanted.insert(0, campaign.to_version)
-    wanted = [v for v in wanted if v >= domain.floor and v in domain.checks]
-    asked = [] if picture is None else [picture.preferred, *picture.accepted]
-    floor = min([domain.floor, *wanted, *asked])
+    wanted = _wanted(domain, campaign if campaign is None or _stages(campaign, lock) else None)
+    floor = 1 if picture is None else picture.floor
     for version in wanted:
         if not lock.has(version, domain.checks[version]):
-            return Order(lock.agent, version, domain.checks[version], floor)
-    if wanted and picture is not None and picture.floor < floor:
-        return Order(lock.agent, wanted[0], domain.checks[wanted[0]], floor)
+            return Order(lock.agent, version, domain.checks[version], min(floor, version))
+    halted = campaign is not None and campaign.state == "paused"
+    if not wanted or picture is None or halted:
+        return None
+    wanted_floor = min(domain.floor, *wanted, picture.preferred, *picture.accepted)
+    if floor < wanted_floor:
+        return Order(lock.agent, wanted[0], domain.checks[wanted[0]], wanted_floor)
     return None
 
 
-def is_back(lock: Lock, domain: Domain) -> bool:
-    """Whether a lock in quarantine holds and prefers what it should, and may leave it."""
+def is_back(lock: Lock, domain: Domain, campaign: Campaign | None) -> bool:
+    """Whether a lock in quarantine has all that it should, and asks for it: it may leave it."""
+    picture = lock.picture
     return (
         lock.quarantined
-        and lock.picture is not None
-        and lock.picture.preferred == domain.preferred
-        and lock.has(domain.preferred, domain.checks.get(domain.preferred))
+        and picture is not None
+        and picture.preferred == domain.preferred
+        and set(picture.accepted) == set(domain.accepted)
+        and picture.floor >= domain.floor
+        and all(lock.has(v, domain.checks[v]) for v in _wanted(domain, campaign))
     )
+
+
+def _wanted(domain: Domain, campaign: Campaign | None) -> list[int]:
+    """The versions a lock must hold, what its doors need most first."""
+    wanted = [domain.preferred, *domain.accepted]
+    if campaign is not None and campaign.standing in ("staging", "staged"):
+        wanted.append(campaign.to_version)
+    return [v for v in wanted if v >= domain.floor and v in domain.checks]
 
 
 def _stages(campaign: Campaign, lock: Lock) -> bool:
