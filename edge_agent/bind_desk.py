@@ -75,7 +75,13 @@ async def bind_cards(
         reader = parts.open_reader(door, door.readers[0].direction, doorway)
         stack.push_async_callback(reader.close)
         await stack.enter_async_context(doorway)
-        question = UnlockQuestion.of(config.site, settings)
+        question = UnlockQuestion.of(
+            config.site,
+            settings,
+            parts.elements.get(settings.domain, settings.suite).held,
+            store.denied_versions(settings.domain),
+            store.key_floor(settings.domain),
+        )
         desk = _Desk(parts, question, transport_keys)
         ready(door.door)
         while count > 0:
