@@ -72,10 +72,6 @@ class DoorMode(StrEnum):
 class DoorBehaviour(_Model):
     """What does not name anything else. Times are in seconds unless the name says otherwise."""
 
-    key_version: int = Field(default=1, ge=1, le=255, description="preferred version")
-    accepted_key_versions: tuple[Annotated[int, Field(ge=1, le=255)], ...] = Field(
-        default=(), description="older ones in overlap"
-    )
     mutual: bool = Field(default=True, description="the reader proves itself to the card first")
     mode: Literal[DoorMode.LOCKED, DoorMode.UNLOCKED, DoorMode.BLOCKED] = DoorMode.LOCKED
     strike_release_s: float = Field(default=5.0, gt=0, le=120)
@@ -102,6 +98,10 @@ class DoorSettings(DoorBehaviour):
 
     domain: Name = Field(description="the key domain; by default the door alone")
     suite: SuiteName
+    key_version: int = Field(default=1, ge=1, le=255, description="preferred version")
+    accepted_key_versions: tuple[Annotated[int, Field(ge=1, le=255)], ...] = Field(
+        default=(), description="others that open too, while keys are rotated"
+    )
     unlock_schedule: Name | None = Field(
         default=None, description="while it is open, a locked door is unlocked"
     )

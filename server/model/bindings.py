@@ -41,7 +41,8 @@ async def bind(  # noqa: PLR0917 an event's words, in their order
     known_us = await connection.scalar(select(bindings.c.time_us).where(ours))
     if known_us is not None:  # a policy says that a card is bound, not by which version
         if time_us > known_us:
-            await connection.execute(update(bindings).where(ours).values(**values))
+            known = update(bindings).where(ours)
+            await connection.execute(known.values(**values, other_version=None))
         return False
     revision = await next_revision(connection)
     await connection.execute(insert(bindings).values(card=card, domain=domain, **values))
@@ -52,3 +53,26 @@ async def bind(  # noqa: PLR0917 an event's words, in their order
     agents = set(await connection.scalars(query))
     await touch(connection, revision, {agent: {slot} for agent in agents})
     return bool(agents)
+
+
+async def rekey(  # noqa: PLR0917 an event's words, in their order
+    connection: AsyncConnection,
+    card: str,
+    domain: str,
+    from_version: int,
+    key_version: int,
+    event_id: str,
+    time: datetime,
+) -> None:
+    """Take note that a card has another version now, beside the one it opened with.
+
+    No policy says by which version a card is bound, so none changes.
+    """
+    time_us = microseconds(time)
+    await connection.execute(
+        update(bindings)
+        .where(bindings.c.card == card, bindings.c.domain == domain, bindings.c.time_us < time_us)
+        .values(
+            key_version=key_version, other_version=from_version, event=event_id, time_us=time_us
+        )
+    )

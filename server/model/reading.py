@@ -43,6 +43,7 @@ from server.store.model_tables import (
     rules,
     touched,
 )
+from server.store.rotations import Versions, read_versions
 
 SLOTS = 4096
 _CARDS_AT_ONCE = 2000
@@ -122,9 +123,11 @@ async def read_agents(
     if not rows:
         return {}
     around = await areas_around(connection)
+    versions = await read_versions(connection)
     settings: dict[str, dict[str, DoorSettings]] = {}
     for row in rows:
-        settings.setdefault(row.agent, {})[row.id] = _settings(row, suite, around)
+        asked = versions.get(row.domain, Versions())
+        settings.setdefault(row.agent, {})[row.id] = _settings(row, suite, around, asked)
     agent_of = {row.id: row.agent for row in rows}
     pairs = rule_door_pairs()
     named = await connection.execute(
@@ -295,13 +298,15 @@ def _policy_card(
 
 
 def _settings(
-    row: Row[Any], suite: SuiteName, around: Mapping[str, tuple[str, ...]]
+    row: Row[Any], suite: SuiteName, around: Mapping[str, tuple[str, ...]], asked: Versions
 ) -> DoorSettings:
     behaviour = DoorBehaviour.model_validate_json(row.behaviour)
     return DoorSettings(
         **behaviour.model_dump(),
         domain=row.domain,
         suite=row.suite or suite,
+        key_version=asked.preferred,
+        accepted_key_versions=asked.accepted,
         unlock_schedule=row.unlock_schedule,
         areas=around[row.area] if row.area else (),
     )

@@ -163,6 +163,7 @@ bindings = Table(
     Column("card", String(16), primary_key=True),
     Column("domain", _NAME, primary_key=True, index=True),
     Column("key_version", SmallInteger, nullable=False),
+    Column("other_version", SmallInteger),
     Column("event", String(40), nullable=False),
     Column("time_us", BigInteger, nullable=False),
 )
