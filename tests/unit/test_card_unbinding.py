@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_agent.card.binding import BindOutcome
+from edge_agent.card.unbinding import unbind
 from edge_agent.core.proof import ProofOutcome
 from schemas.transport import TransportRefusal
 from tests.card_desk import Desk
@@ -54,3 +55,17 @@ async def test_a_wrong_transport_key_erases_nothing(desk):
         assert (await desk.unbind(card)).outcome is BindOutcome.TRANSPORT_KEY_REFUSED
     assert (await desk.unbind(card)).outcome is BindOutcome.BLOCKED
     assert (await desk.tap(card)).outcome is ProofOutcome.PROVED
+
+
+async def test_a_card_that_erases_nothing_is_not_said_to_be_unbound(desk):
+    card = desk.card()
+    await desk.bind(card)
+    honest = card.transmit
+    card.transmit = lambda apdu: b"\x69\x82" if apdu[1] == 0x0E else honest(apdu)
+    assert (await desk.unbind(card)).outcome is BindOutcome.NOT_OUR_CARD
+
+
+@pytest.mark.parametrize("answer", ["", "9000", "6d00", "6a82", "00" * 300])
+async def test_a_foreign_card_is_not_ours(desk, answer):
+    result = await desk.run(unbind(desk.question), lambda _: bytes.fromhex(answer))
+    assert (result.card_id, result.outcome) == (None, BindOutcome.NOT_OUR_CARD)
