@@ -14,7 +14,6 @@ from edge_agent.config import Broker
 from edge_agent.ensemble import Ensemble
 from edge_agent.link import Link
 from edge_agent.readers.port import CardRemoved, Feedback
-from edge_agent.readers.virtual import Card
 from edge_agent.secure_element.esam_chip import Esam
 from edge_agent.secure_element.esam_slots import VirtualSlot
 from edge_agent.virtual.card_os import VirtualCard
@@ -156,7 +155,7 @@ class WindowRig:
         return self.rig.recorder.judge_time()[0]
 
     async def events(self, *names: str) -> list[tuple[str, dict[str, Any]]]:
-        lines = await self.rig.outbox.lines_after(0, 512, 1 << 20)
+        lines = await self.rig.outbox.lines_after(0, 4096, 1 << 23)
         found = [EventLine.model_validate_json(each.line) for each in lines]
         named = [(event_name(each.type), each.data) for each in found]
         return [(name, data) for name, data in named if name in names]
@@ -184,21 +183,22 @@ class WindowRig:
         await self.rig.put_policy(cards=cards, **changes)
 
 
-def torn(card: VirtualCard, at: int, *, answered: bool) -> Card:
-    """The card, taken away at its `at`-th command: before it has done it, or before it answers."""
-    count = 0
+class Torn:
+    """A card that is taken away at its `at`-th command: before it has done it, or just after."""
 
-    async def transmit(apdu: bytes) -> bytes:
-        nonlocal count
-        count += 1
-        if count == at and not answered:
-            raise CardRemoved("taken away")
-        response = card.transmit(apdu)
-        if count == at:
-            raise CardRemoved("taken away")
-        return response
+    def __init__(self, card: VirtualCard, at: int, *, answered: bool) -> None:
+        self._card, self._at, self._answered = card, at, answered
+        self.commands = 0
+        self.gone = asyncio.Event()
 
-    return transmit
+    async def __call__(self, apdu: bytes) -> bytes:
+        self.commands += 1
+        if self.commands < self._at:
+            return self._card.transmit(apdu)
+        if self._answered:
+            self._card.transmit(apdu)
+        self.gone.set()
+        raise CardRemoved("taken away")
 
 
 BOUND, DENIED, TRY_AGAIN, ERROR = (
