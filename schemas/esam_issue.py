@@ -44,15 +44,13 @@ class ControlKey:
         self, challenge: bytes, *, index: int, version: int, card_id: bytes, transport_key: bytes
     ) -> bytes:
         """The data of 84 D4 04 `version`: that version may be written to this one card."""
-        if len(card_id) != CARD_ID_BYTES:
-            raise ValueError(f"a card's id is {CARD_ID_BYTES} bytes, not {len(card_id)}")
-        blocks = card_id + _FILL + _checked(transport_key)
+        blocks = b"".join(lent_blocks(card_id, transport_key))
         return self._seal(challenge, LENT_KEY, version, index=index, blocks=blocks)
 
     def _seal(self, challenge: bytes, p1: int, p2: int, *, index: int, blocks: bytes) -> bytes:
         if len(challenge) != CHALLENGE_BYTES or len(self.serial) != SERIAL_BYTES:
             raise ValueError("an ESAM has a challenge of 16 bytes and a serial of 8")
-        bound = bytes((CLA_SECURE, WRITE_KEY, p1, p2)) + self.serial + bytes((index,))
+        bound = _header(p1, p2) + self.serial + bytes((index,))
         suite = self.suite
         enciphered = suite.encrypt_cbc(session_key(suite, self.key, 1, challenge), _ZERO_IV, blocks)
         return (
@@ -75,6 +73,22 @@ class ControlKey:
             raise BadProtection("the MAC is wrong")
         session = session_key(self.suite, self.key, 1, challenge)
         return self.suite.decrypt_cbc(session, _ZERO_IV, enciphered) if enciphered else b""
+
+
+def lent_blocks(card_id: bytes, transport_key: bytes) -> tuple[bytes, bytes]:
+    """What C of a lent key enciphers."""
+    if len(card_id) != CARD_ID_BYTES:
+        raise ValueError(f"a card's id is {CARD_ID_BYTES} bytes, not {len(card_id)}")
+    return card_id + _FILL, _checked(transport_key)
+
+
+def lent_header(version: int) -> bytes:
+    """CLA INS P1 P2 of a lent key, which its MAC covers."""
+    return _header(LENT_KEY, version)
+
+
+def _header(p1: int, p2: int) -> bytes:
+    return bytes((CLA_SECURE, WRITE_KEY, p1, p2))
 
 
 def lent(blocks: bytes) -> tuple[bytes, bytes] | None:
