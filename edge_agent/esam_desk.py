@@ -8,7 +8,7 @@ from pathlib import Path
 from secrets import token_bytes
 
 from edge_agent.files import read_kek, write_private
-from edge_agent.secure_element.esam_chip import Esam, Lend, Loan, PackageRefused
+from edge_agent.secure_element.esam_chip import ChallengeOver, Esam, Lend, Loan, PackageRefused
 from edge_agent.secure_element.esam_layout import INDEXES, KeyTable, State
 from edge_agent.virtual.esam_os import VirtualEsam
 from schemas.esam import CLA_SECURE, SERIAL_BYTES, WRITE_KEY, check_value
@@ -55,11 +55,12 @@ async def issue(esam: Esam, makers_key: bytes, file: Path, issuing_key: Path) ->
             f" in {file}: name the file it was issued with"
         )
     makers = ControlKey(control.suite, state.serial, makers_key)
-    data = makers.successor(await esam.challenge(), FIRST_CONTROL_VERSION, control.key)
+    challenge = await esam.challenge()
+    data = makers.successor(challenge, FIRST_CONTROL_VERSION, control.key)
     header = bytes((CLA_SECURE, WRITE_KEY, CONTROL_KEY, FIRST_CONTROL_VERSION))
     try:
-        await esam.write(header, data)
-    except PackageRefused as error:
+        await esam.write(header, data, challenge)
+    except (ChallengeOver, PackageRefused) as error:
         left = (await esam.state()).errors_left
         raise CannotIssue(
             f"ESAM {state.serial.hex()} does not take a control key under this maker's key"

@@ -44,6 +44,10 @@ class PackageRefused(Exception):
         self.response = response
 
 
+class ChallengeOver(Exception):
+    """Another challenge was drawn since, or the power went: the chip was given nothing."""
+
+
 @dataclass(frozen=True)
 class Loan:
     """What must be lent to bind a card: its transport key, for one version of one domain."""
@@ -74,12 +78,17 @@ class Esam:
         """Who lends it the transport keys of cards that are to be bound; None: nobody."""
         self.tables: dict[int, KeyTable] = {}
         """The key table at each place, as last seen."""
+        self.keys_changed: Callable[[], None] = lambda: None
+        """Called when a table is another than it was."""
         self._serial = serial
         self._slot = slot
         self._channel: EsamChannel | None = None
         self._suite: SuiteName | None = None
         self._known = False
         self._turn = asyncio.Lock()
+        self._lending = asyncio.Lock()
+        self._drawn: bytes | None = None
+        """The challenge that the chip knows."""
 
     @property
     def serial(self) -> bytes:
@@ -126,23 +135,31 @@ class Esam:
             )
             return KeyTable.decode((await self._ask(channel, command)).data)
 
-        table = self.tables[index] = await self._use(ask)
+        table = await self._use(ask)
+        if table != self.tables.get(index):
+            self.tables[index] = table
+            self.keys_changed()
         return table
 
     async def challenge(self) -> bytes:
         """A challenge for one package; it is forgotten at the next, and when the power goes.
 
-        Raises EsamUnavailable.
+        Who binds a card goes first: its holder waits. Raises EsamUnavailable.
         """
-        return await self._use(self._challenge)
+        async with self._lending:
+            return await self._use(self._challenge)
 
-    async def write(self, header: bytes, data: bytes) -> None:
+    async def write(self, header: bytes, data: bytes, challenge: bytes) -> None:
         """Give the chip a package: CLA INS P1 P2 and data. It is never tried twice.
 
-        Raises PackageRefused or EsamUnavailable.
+        One for another challenge than the chip's own would cost a try, and is not given. Raises
+        ChallengeOver, PackageRefused or EsamUnavailable.
         """
 
         async def give(channel: EsamChannel) -> Response:
+            if challenge != self._drawn:
+                raise ChallengeOver("the ESAM has another challenge by now, or none")
+            self._drawn = None
             return await self._ask(
                 channel, Command(header[0], header[1], header[2], header[3], data)
             )
@@ -171,10 +188,13 @@ class Esam:
                 "an ESAM writes keys to a new card only with what the holder of its control key"
                 " lends it; bind cards where that key is"
             )
-        data = await self.lend(self.serial, await self.challenge(), loan)
+        header = bytes((CLA_SECURE, WRITE_KEY, LENT_KEY, loan.version))
         try:
-            await self.write(bytes((CLA_SECURE, WRITE_KEY, LENT_KEY, loan.version)), data)
-        except PackageRefused as error:
+            async with self._lending:
+                challenge = await self._use(self._challenge)
+                data = await self.lend(self.serial, challenge, loan)
+                await self.write(header, data, challenge)
+        except (ChallengeOver, PackageRefused) as error:
             raise ElementUnavailable(f"the card's key was not lent: {error}") from None
 
     async def close(self) -> None:
@@ -211,6 +231,7 @@ class Esam:
     async def _connected(self) -> EsamChannel:
         if self._channel is not None:
             return self._channel
+        self._drawn = None
         channel = await self._slot.connect()
         aid = esam_layout.AID
         selected = await self._ask(
@@ -235,6 +256,7 @@ class Esam:
         answer = await self._ask(channel, command)
         if not answer.ok or len(answer.data) != CHALLENGE_BYTES:
             raise MalformedApdu(f"it gives no challenge ({answer.sw:04X})")
+        self._drawn = answer.data
         return answer.data
 
     async def _ask(self, channel: EsamChannel, command: Command) -> Response:

@@ -17,7 +17,7 @@ from schemas.esam_issued import BadIssuingFile, IssuedEsam
 from tests.card_desk import SERIAL as CARD
 from tests.card_desk import TRANSPORT_KEY
 from tests.esam_desk import ESAM_SERIAL, MAKERS_KEY, EsamDesk
-from tests.unit.test_esam_element import Slot
+from tests.esam_rig import Slot
 
 
 class Station:

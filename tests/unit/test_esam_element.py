@@ -11,82 +11,29 @@ from edge_agent.card.application import UnlockQuestion
 from edge_agent.card.binding import BindOutcome
 from edge_agent.card.session import listed, perform
 from edge_agent.core.proof import ProofOutcome
-from edge_agent.readers.port import CardRemoved
 from edge_agent.secure_element.esam import EsamElement
-from edge_agent.secure_element.esam_chip import Esam, EsamUnavailable, Loan, PackageRefused
-from edge_agent.secure_element.esam_slots import SlotEmpty, VirtualSlot
+from edge_agent.secure_element.esam_chip import (
+    Esam,
+    EsamUnavailable,
+    Loan,
+)
+from edge_agent.secure_element.esam_slots import VirtualSlot
 from edge_agent.secure_element.port import ElementUnavailable
-from edge_agent.secure_element.software import SoftwareElement
 from schemas.keys import Item, Purpose
 from schemas.secure_messaging import unprotect
 from tests.card_desk import SERIAL as CARD
 from tests.card_desk import TRANSPORT_KEY, Desk, TickingClock, repeatable
 from tests.esam_desk import ESAM_SERIAL, EsamDesk
+from tests.esam_rig import CHALLENGE, EsamRig, Slot
 
-CHALLENGE = b"c" * 16
 WRONG = bytes(16)
 WRITE_AUTH = bytes.fromhex("84d40111")
 AUTH_HEADER = bytes.fromhex("34000105")
 
 
-class Slot:
-    """A slot that chips can be put into and taken out of."""
-
-    def __init__(self, chip=None):
-        self.chip = chip
-        self.powered = 0
-
-    async def connect(self):
-        if self.chip is None:
-            raise SlotEmpty("the slot is empty")
-        self.chip.reset()
-        self.powered += 1
-        return self
-
-    async def transmit(self, apdu: bytes) -> bytes:
-        if self.chip is None:
-            raise CardRemoved("nothing is there")
-        return self.chip.transmit(apdu)
-
-    async def close(self) -> None:
-        self.chip = None
-
-
-class Rig:
-    """An ESAM with versions 1 and 2 of domain `front`, in a slot, and its adapter."""
-
-    def __init__(self, name: str):
-        self.desk = EsamDesk(name).issue().load(1, 2)
-        self.slot = Slot(self.desk.chip)
-        self.esam = Esam(self.slot, ESAM_SERIAL, ["front", "back"])
-        self.element = EsamElement(self.esam, "front", name)
-        self.software = SoftwareElement(self.desk.suite, self.desk.secrets)
-        self.changes = []
-        self.esam.changed = lambda: self.changes.append(
-            self.esam.trouble and self.esam.trouble.reason
-        )
-        self.lent: list[Loan] = []
-
-    async def lend(self, serial: bytes, challenge: bytes, loan: Loan) -> bytes:
-        assert serial == ESAM_SERIAL
-        self.lent.append(loan)
-        return self.desk.control.lend(
-            challenge,
-            index=loan.index,
-            version=loan.version,
-            card_id=loan.card_id,
-            transport_key=loan.transport_key,
-        )
-
-    async def why(self) -> str:
-        with pytest.raises(EsamUnavailable) as refused:
-            await self.element.admit(CARD, 1, CHALLENGE)
-        return refused.value.reason
-
-
 @pytest.fixture(params=["gm", "intl"])
 def rig(request):
-    return Rig(request.param)
+    return EsamRig(request.param)
 
 
 async def test_it_does_what_the_software_element_does_with_the_same_secrets(rig):
@@ -235,29 +182,8 @@ async def test_a_worn_out_one_is_told_of_and_still_opens(rig):
     challenge = await rig.esam.challenge()
     package = rig.desk.package(Item.AUTH, 3, challenge=challenge)
     with pytest.raises(EsamUnavailable, match="no more keys"):
-        await rig.esam.write(package[:4], package[5:])
+        await rig.esam.write(package[:4], package[5:], challenge)
     assert rig.changes == ["worn_out"]
-
-
-async def test_a_package_is_given_once_and_what_is_refused_is_not_tried_again(rig):
-    challenge = await rig.esam.challenge()
-    package = rig.desk.package(Item.AUTH, 3, challenge=challenge)
-    await rig.esam.write(package[:4], package[5:])
-    assert Purpose.AUTH in (await rig.esam.table("front")).versions[3]
-    left = rig.desk.chip.counted[0]
-    with pytest.raises(PackageRefused, match="CHALLENGE_MISSING"):
-        await rig.esam.write(package[:4], package[5:])
-    assert rig.desk.chip.counted[0] == left + 1
-
-
-async def test_a_package_is_not_given_again_after_the_power_failed(rig):
-    challenge = await rig.esam.challenge()
-    package = rig.desk.package(Item.AUTH, 3, challenge=challenge)
-    rig.slot.chip._os = None
-    with pytest.raises(EsamUnavailable) as refused:
-        await rig.esam.write(package[:4], package[5:])
-    assert refused.value.reason == "removed"
-    assert 3 not in (await rig.esam.table("front")).versions
 
 
 async def test_taps_at_several_doors_do_not_mix_on_one_chip(rig):

@@ -9,14 +9,11 @@ from cryptography.hazmat.primitives.cmac import CMAC
 from edge_agent.card import layout
 from edge_agent.card.apdu import StatusWord
 from edge_agent.secure_element.esam_layout import MAX_VERSIONS, Identity, Operation
-from edge_agent.virtual.chip import BadImage
-from edge_agent.virtual.esam_memory import EsamImage
-from edge_agent.virtual.esam_os import VirtualEsam
 from schemas.esam import check_value
 from schemas.keys import Item, Purpose
 from schemas.secure_messaging import protect, unprotect
 from tests.card_desk import SERIAL as CARD
-from tests.card_desk import TRANSPORT_KEY, repeatable
+from tests.card_desk import TRANSPORT_KEY
 from tests.esam_desk import ESAM_SERIAL, MAKERS_KEY, EsamDesk, protected
 
 CHALLENGE = b"c" * 16
@@ -367,28 +364,6 @@ def test_a_package_made_with_a_foreign_library_by_the_documentation_is_taken(alg
     )[:8]
     assert desk.send(header + b"\x19" + b"\x03" + enciphered + mac).ok
     assert desk.table(3)[7][Purpose.ADMIT] == check_value(desk.suite, key)
-
-
-def test_it_is_kept_in_a_file_for_its_owner_alone(tmp_path):
-    path = tmp_path / "esam.bin"
-    desk = EsamDesk("gm", path=path).issue().load(1)
-    again = VirtualEsam.open(path, repeatable(1))
-    assert again.image == desk.chip.image
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert "45534d" in path.read_text()
-
-
-def test_another_chip_or_a_damaged_file_is_not_taken_for_it(tmp_path):
-    path = tmp_path / "esam.bin"
-    EsamDesk("gm", path=path)
-    with pytest.raises(ValueError, match="is ESAM 45534d"):
-        VirtualEsam(path, "intl", ESAM_SERIAL, MAKERS_KEY, repeatable(1))
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(BadImage):
-        VirtualEsam.open(path, repeatable(1))
-    for content in (b"", b"[]", b'{"chip": "ESAM"}'):
-        with pytest.raises(BadImage):
-            EsamImage.decode(content)
 
 
 def test_no_repr_shows_a_key(desk):
