@@ -200,6 +200,7 @@ class SiteVoice:
         self,
         request: TransportRequest,
         key: bytes | None,
+        /,
         *,
         loan: bytes | None = None,
         **changes: Any,
