@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from edge_agent.card.application import UnlockQuestion, unlock
+from edge_agent.card.rekeying import rekey
+from edge_agent.card.session import perform
 from edge_agent.readers.port import Feedback
 from schemas.events import EventLine, event_name
 from schemas.lockdown import Lockdown
 from schemas.revocation import RevocationReason
+from tests.card_desk import Channel
 from tests.door_rig import DOOR, SERIAL, DoorRig, door_rig
 
 CARD = SERIAL.hex()
@@ -108,6 +112,27 @@ async def test_a_key_floor_shuts_out_older_keys_whatever_the_policy_accepts(rig)
     floors = {DOOR: 2}
     await rig.store.take_heartbeat(rig.voice.heartbeat(key_floors=floors), rig.clock.now())
     assert await rig.tap(card) is DENIED
+    assert (await last_access(rig))["reason"] == "key_version_retired"
+
+
+async def test_a_denied_version_shuts_out_no_card_that_has_another(rig):
+    """Version 1 is preferred again after a roll-back when its secret turns out to be known."""
+    card = await rig.card()
+    element = rig.elements.get(DOOR, "intl")
+    element.draw(2, rig.random)
+    overlap = UnlockQuestion("demo", DOOR, "intl", 2, (1,))
+    held_up = Channel(card.transmit)
+    card.reset()
+    await perform(unlock(overlap, rig.random), held_up, element, rig.clock)
+    await perform(rekey(SERIAL, overlap, 1, rig.random), held_up, element, rig.clock)
+    old = await rig.card()
+    await rig.put_policy(door={"key_version": 1, "accepted_key_versions": [2]})
+    assert await rig.tap(card) is GRANTED
+    assert (await last_access(rig))["key_version"] == 1
+    await revoke(rig, f"{DOOR}/1", "key-version", RevocationReason.COMPROMISED)
+    assert await rig.tap(card) is GRANTED
+    assert (await last_access(rig))["key_version"] == 2
+    assert await rig.tap(old) is DENIED
     assert (await last_access(rig))["reason"] == "key_version_retired"
 
 
