@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from schemas.keys import MAX_KEY_VERSION, CheckValues
+from schemas.keys import CheckValues
 from server.core.rotation_waves import LAST_WAVE, too_many
 
 State = Literal[
@@ -150,35 +150,6 @@ class Step:
     event: str | None = None
     detail: str = ""
     effects: tuple[Effect, ...] = field(default=())
-
-
-def plan(
-    identity: str,
-    domain: Domain,
-    to_version: int,
-    deadline: datetime,
-    past: Collection[Campaign] = (),
-) -> Campaign:
-    """A campaign to a version that the domain never had. `past`: its campaigns so far.
-
-    A card has two key slots: so there is one campaign at a time in a domain, and the next one waits
-    until no door accepts the old version. Raises NotNow.
-    """
-    for other in past:
-        if not other.ended:
-            raise NotNow(
-                f"campaign {other.id} of domain {domain.name} is {_now(other)}: let it end, or roll"
-                " it back"
-            )
-    if domain.accepted:
-        raise NotNow(f"doors of {domain.name} still accept key version {domain.accepted[0]}")
-    newest = max((domain.preferred, *(max(o.from_version, o.to_version) for o in past)))
-    if not newest < to_version <= MAX_KEY_VERSION:
-        raise NotNow(
-            f"key version {to_version} of {domain.name} can't be next: {newest} was there already,"
-            f" and {MAX_KEY_VERSION} is the last"
-        )
-    return Campaign(identity, domain.name, domain.preferred, to_version, deadline)
 
 
 def start(campaign: Campaign, *, hold: bool = False) -> Step:
