@@ -61,5 +61,4 @@ rotation_locks = Table(
     Column("agent", String(63), primary_key=True),
     Column("wave", Integer, nullable=False),
     Column("quarantined", Boolean, nullable=False),
-    Column("refusal", Text, nullable=False),
 )

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.event_data import KeysHeld
 from schemas.keys import CheckValues
+from schemas.suites import SuiteName
 from server.clock import from_microseconds, microseconds
 from server.core.rotation import ENDED, Campaign, Lock, Picture, Prefer, State
 from server.core.rotation_waves import LAST_WAVE
@@ -98,13 +99,10 @@ async def agents_of(connection: AsyncConnection, domain: str) -> list[str]:
     return list(await connection.scalars(query.distinct().order_by(doors.c.agent)))
 
 
-async def domains_of(connection: AsyncConnection) -> dict[str, set[str]]:
-    """Agent -> the domains of its doors."""
-    query = select(doors.c.agent, doors.c.domain).where(doors.c.agent.is_not(None)).distinct()
-    found: dict[str, set[str]] = {}
-    for agent, domain in await connection.execute(query):
-        found.setdefault(agent, set()).add(domain)
-    return found
+async def suite_of(connection: AsyncConnection, domain: str) -> SuiteName | None:
+    """The suite that a door of the domain names; None: that of the site."""
+    query = select(doors.c.suite).where(doors.c.domain == domain, doors.c.suite.is_not(None))
+    return cast("SuiteName | None", await connection.scalar(query.limit(1)))
 
 
 async def add_rotation(
@@ -120,7 +118,7 @@ async def add_rotation(
 async def add_locks(connection: AsyncConnection, rotation: str, waves: Mapping[str, int]) -> None:
     """Locks of a campaign, those that came later too."""
     rows = [
-        {"rotation": rotation, "agent": agent, "wave": wave, "quarantined": False, "refusal": ""}
+        {"rotation": rotation, "agent": agent, "wave": wave, "quarantined": False}
         for agent, wave in waves.items()
     ]
     if rows:
@@ -148,11 +146,8 @@ async def read_rotations(
     ]
 
 
-async def read_locks(
-    connection: AsyncConnection, domain: str, rotation: str | None, present: Iterable[str]
-) -> list[Lock]:
+async def read_locks(connection: AsyncConnection, domain: str, rotation: str | None) -> list[Lock]:
     """The domain's locks as they are now; those new to the campaign are in its last wave."""
-    here = frozenset(present)
     pictures = await read_pictures(connection, domain)
     known: dict[str, Row[Any]] = {}
     if rotation is not None:
@@ -163,18 +158,16 @@ async def read_locks(
             agent,
             wave=known[agent].wave if agent in known else LAST_WAVE,
             picture=pictures.get(agent),
-            reachable=agent in here,
             quarantined=known[agent].quarantined if agent in known else False,
-            refusal=known[agent].refusal if agent in known else "",
         )
         for agent in await agents_of(connection, domain)
     ]
 
 
-async def change_locks(
-    connection: AsyncConnection, rotation: str, agents: Iterable[str], **values: object
+async def set_quarantined(
+    connection: AsyncConnection, rotation: str, agents: Iterable[str], quarantined: bool
 ) -> None:
-    """Put locks into quarantine or take them out, or note why they failed."""
+    """Put locks into quarantine, or take them out."""
     known = set(
         await connection.scalars(
             select(rotation_locks.c.agent).where(rotation_locks.c.rotation == rotation)
@@ -184,13 +177,7 @@ async def change_locks(
     await add_locks(connection, rotation, {a: LAST_WAVE for a in wanted if a not in known})
     for agent in wanted:
         ours = (rotation_locks.c.rotation == rotation) & (rotation_locks.c.agent == agent)
-        await connection.execute(update(rotation_locks).where(ours).values(**values))
-
-
-async def forget_refusals(connection: AsyncConnection, rotation: str) -> None:
-    """An operator goes on in spite of them."""
-    query = update(rotation_locks).where(rotation_locks.c.rotation == rotation)
-    await connection.execute(query.values(refusal=""))
+        await connection.execute(update(rotation_locks).where(ours).values(quarantined=quarantined))
 
 
 async def cards_by_version(

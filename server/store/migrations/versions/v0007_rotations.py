@@ -58,7 +58,6 @@ def upgrade() -> None:
         sa.Column("agent", sa.String(63), nullable=False),
         sa.Column("wave", sa.Integer, nullable=False),
         sa.Column("quarantined", sa.Boolean, nullable=False),
-        sa.Column("refusal", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("rotation", "agent", name="pk_rotation_locks"),
     )
     op.add_column("bindings", sa.Column("other_version", sa.SmallInteger))

@@ -1,0 +1,111 @@
+"""What locks say of their keys: kept in the transaction that stores their signed events.
+
+`keys.held` is the receipt of all that is done with keys at a lock. A good card that was refused by
+its key version is what no rotation may cause; `watched` are the domains in which that is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schemas.event_data import KeysHeld, KeysRefused
+from schemas.events import event_name
+from schemas.reasons import Reason
+from server.core.rotation import Picture
+from server.ingest.heads import Row
+from server.model.bindings import serves
+from server.store.model_tables import bindings, cards
+from server.store.rotations import put_picture
+
+BY_VERSION = frozenset(
+    {
+        Reason.KEY_VERSION_UNSUPPORTED,
+        Reason.KEY_VERSION_RETIRED,
+        Reason.SECURE_ELEMENT_UNAVAILABLE,
+    }
+)
+_OURS = frozenset({"keys.held", "keys.refused", "access.denied"})
+
+
+@dataclass(frozen=True)
+class LockedOut:
+    """A good card that was refused, and where."""
+
+    domain: str
+    card: str
+    door: str
+
+
+@dataclass
+class News:
+    """What was said since it was last asked, by agent and domain."""
+
+    pictures: dict[tuple[str, str], Picture] = field(default_factory=dict)
+    refusals: dict[tuple[str, str], KeysRefused] = field(default_factory=dict)
+    locked_out: dict[str, LockedOut] = field(default_factory=dict)
+    """By the event's id."""
+
+    def __bool__(self) -> bool:
+        return bool(self.pictures or self.refusals or self.locked_out)
+
+
+class LockKeys:
+    """The projection, and what is new by it. `watched`: domain -> versions that have to open."""
+
+    def __init__(self) -> None:
+        self.watched: Mapping[str, frozenset[int]] = {}
+        self._news = News()
+
+    def taken(self) -> News:
+        """What is committed and was not taken yet: call it after a commit."""
+        news, self._news = self._news, News()
+        return news
+
+    async def project(self, connection: AsyncConnection, rows: Sequence[Row]) -> None:
+        """Take note of what `rows` say, each agent of the locks it serves."""
+        for row in rows:
+            event = row.link.event
+            name = event_name(event.type)
+            if name not in _OURS:
+                continue
+            try:
+                if name == "keys.held":
+                    await self._held(connection, row, KeysHeld.model_validate(event.data))
+                elif name == "keys.refused":
+                    refused = KeysRefused.model_validate(event.data)
+                    self._news.refusals[row.source, refused.domain] = refused
+                elif event.data.get("reason") in BY_VERSION:
+                    await self._denied(connection, event.id, event.data)
+            except ValidationError:
+                continue  # a newer agent's way to say it: kept as an event, and no more
+
+    async def _held(self, connection: AsyncConnection, row: Row, told: KeysHeld) -> None:
+        if not await serves(connection, row.source, told.domain):
+            return  # nobody speaks for another's lock
+        if await put_picture(connection, row.source, told, row.link.event.time):
+            self._news.pictures[row.source, told.domain] = Picture(
+                told.held, told.floor, told.preferred, told.accepted
+            )
+
+    async def _denied(
+        self, connection: AsyncConnection, event: str, data: Mapping[str, Any]
+    ) -> None:
+        domain, card = str(data.get("domain")), str(data.get("card"))
+        opens = self.watched.get(domain)
+        if opens is None:
+            return
+        query = (
+            select(bindings.c.key_version, bindings.c.other_version)
+            .join(cards, cards.c.id == bindings.c.card)
+            .where(bindings.c.card == card, bindings.c.domain == domain)
+            .where(cards.c.state == "active")
+        )
+        bound = (await connection.execute(query)).one_or_none()
+        if bound is not None and opens & {bound.key_version, bound.other_version}:
+            self._news.locked_out[event] = LockedOut(domain, card, str(data.get("door")))
