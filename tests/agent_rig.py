@@ -38,11 +38,13 @@ from schemas.topics import (
     PULL,
     REPORT,
     REVOCATION,
+    TRANSPORT,
     WILL,
     down,
     everyone,
     up,
 )
+from schemas.transport import TransportRequest
 from tests.site_keys import SiteKeys
 from tests.site_voice import ALL_WEEK, SiteVoice
 
@@ -218,6 +220,8 @@ class TakingServer:
         self.answering = True
         self.commands: list[bytes] = []
         """What was sent, for who would replay it."""
+        self.lend: Callable[[TransportRequest], bytes | None] = lambda request: None
+        """What lends an ESAM the transport key of every card of the rig: zeros."""
         self._client: aiomqtt.Client | None = None
         self._heard = asyncio.Event()
 
@@ -228,7 +232,7 @@ class TakingServer:
                 async with aiomqtt.Client(
                     "127.0.0.1", self._rig.broker_port, identifier="server", timeout=1
                 ) as client:
-                    channels = (EVENTS, REPORT, PULL, WILL)
+                    channels = (EVENTS, REPORT, PULL, TRANSPORT, WILL)
                     await client.subscribe([(up(SITE, AGENT, each), 1) for each in channels])
                     self._client = client
                     if self._head is not None:
@@ -306,6 +310,10 @@ class TakingServer:
             if self.answering:
                 for answer, body in self.voice.answers(self.pulls[-1]):
                     await self.tell(answer, body)
+        elif channel == TRANSPORT:
+            request = self._open(payload, TransportRequest)
+            answer = self.voice.transport_key(request, bytes(16), loan=self.lend(request))
+            await self.tell(TRANSPORT, answer)
         else:
             self.wills += 1
 
