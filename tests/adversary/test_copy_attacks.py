@@ -10,11 +10,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge_agent.card import layout
 from edge_agent.card.apdu import Command, Response
 from edge_agent.card.binding import BindOutcome
 from edge_agent.card.layout import Info, Slot
+from edge_agent.card.rekeying import RekeyOutcome, rekey
 from edge_agent.secure_element.port import Purpose
 from edge_agent.virtual.card_os import VirtualCard
 from schemas.reasons import Reason
@@ -237,3 +240,39 @@ async def test_a_recorded_rekeying_gives_a_copy_no_keys(desk, card):
     )
     copy.reset()
     assert await overlap(desk).reason(copy.transmit) is Reason.CARD_AUTH_FAILED
+
+
+@given(
+    st.sampled_from(["gm", "intl"]),
+    st.dictionaries(
+        st.tuples(st.booleans(), st.integers(0, 13)),
+        st.binary(max_size=60) | st.binary(max_size=30).map(lambda b: b + b"\x90\x00"),
+        max_size=3,
+    ),
+    st.booleans(),
+)
+async def test_who_sits_between_while_a_card_is_rekeyed_spoils_no_card(suite, lies, third):
+    """Whatever he makes of what lock and card say to each other, both versions stay whole."""
+    desk = Desk(suite)
+    card = desk.card()
+    await desk.bind(card)
+    old, new = (2, 3) if third else (1, 2)
+    if third:
+        await rekeyed(desk, card)
+    question = replace(desk.question, key_version=new, accepted_key_versions=(old,))
+    proof = await desk.tap(card, question)
+    assert proof.key_version == old
+    count = -1
+
+    def between(apdu: bytes) -> bytes:
+        nonlocal count
+        count += 1
+        answer = card.transmit(lies.get((True, count), apdu))
+        return lies.get((False, count), answer)
+
+    outcome = await desk.run(rekey(SERIAL, question, old, desk.random), between)
+    for lock in (question, replace(question, key_version=old, accepted_key_versions=(new,))):
+        seen = await desk.tap(card, lock)
+        assert seen.outcome == "proved"
+        if outcome is RekeyOutcome.REKEYED and (True, count) not in lies:
+            assert seen.key_version == lock.key_version
