@@ -274,5 +274,6 @@ async def test_who_sits_between_while_a_card_is_rekeyed_spoils_no_card(suite, li
     for lock in (question, replace(question, key_version=old, accepted_key_versions=(new,))):
         seen = await desk.tap(card, lock)
         assert seen.outcome == "proved"
-        if outcome is RekeyOutcome.REKEYED and (True, count) not in lies:
+        # That the last write was done is said by who answers; the next tap shows it.
+        if outcome is RekeyOutcome.REKEYED and not lies.keys() & {(True, count), (False, count)}:
             assert seen.key_version == lock.key_version
