@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the API needs few of them, and its tests fewer
     from server.distribution.policies import Policies
     from server.distribution.presence import Presence
     from server.distribution.revocations import Revocations
+    from server.distribution.rotations import Rotations
     from server.enrolment.enrolments import Enrolments
     from server.site import Site
 
@@ -47,6 +48,7 @@ class ServerState:
     lockdowns: Lockdowns = field(init=False)
     commands: Commands = field(init=False)
     heartbeats: Heartbeats = field(init=False)
+    rotations: Rotations = field(init=False)
     enrolments: Enrolments = field(init=False)
     convergence: Convergence = field(init=False)
     announced: Callable[[], None] = field(init=False)

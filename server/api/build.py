@@ -22,6 +22,7 @@ from server.api import (
     model_routes,
     policies,
     revocations,
+    rotations,
     site,
     standing,
     tokens,
@@ -74,6 +75,7 @@ def build_api(state: ServerState) -> FastAPI:
             {"name": "revocations", "description": "Denials that beat everything."},
             {"name": "lockdowns", "description": "Entry refused at many doors at once."},
             {"name": "commands", "description": "Do this at this door now."},
+            {"name": "rotations", "description": "New keys for locks and cards."},
             {"name": "tokens", "description": "Who may use this API, and for what."},
             {"name": "operation", "description": "How the server is."},
         ],
@@ -95,6 +97,7 @@ def build_api(state: ServerState) -> FastAPI:
     app.include_router(lockdowns.router(state))
     app.include_router(commands.router(state))
     app.include_router(policies.router(state))
+    app.include_router(rotations.router(state))
     app.include_router(_problems())
     app.add_api_route("/", _live_page, include_in_schema=False, response_class=FileResponse)
     app.mount("/console", _Console(directory=_CONSOLE), name="console")

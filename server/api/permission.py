@@ -15,10 +15,10 @@ from server.clock import microseconds
 from server.state import ServerState
 from server.store.tokens import find_token, is_used_again, note_use, token_hash
 
-Scope = Literal["read", "manage", "operate", "revoke", "enrol", "admin"]
+Scope = Literal["read", "manage", "operate", "revoke", "enrol", "keys", "admin"]
 """read: persons, cards and states · manage: the management model · operate: commands and
-lockdowns · revoke: the revocation log · enrol: claims, approvals, removals · admin: tokens, and all
-of these."""
+lockdowns · revoke: the revocation log · enrol: claims, approvals, removals · keys: key
+versions and their rotation · admin: tokens, and all of these."""
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 LOCAL = "local"
 """The name of who shows the token of `run.json`."""

@@ -113,6 +113,12 @@ REFUSED = Kind(
     "It was refused as things stand",
     "See `detail`, and `reason` if a door refused: nothing was changed or done.",
 )
+NOT_NOW = Kind(
+    "not-now",
+    409,
+    "That can't be done in this state",
+    "`detail` says what is in the way and what to do about it.",
+)
 NOT_CONNECTED = Kind(
     "not-connected",
     503,

@@ -29,6 +29,7 @@ from server.cli import (
     reinstate,
     revoke,
     root_document,
+    rotation,
     standing,
     tokens,
 )
@@ -64,6 +65,7 @@ app.add_typer(events.app, name="events")
 app.add_typer(root_document.app, name="root")
 app.add_typer(broker.app, name="broker")
 app.add_typer(keys.app, name="keys")
+app.add_typer(rotation.app, name="rotation")
 keys.app.add_typer(esams.app, name="esams")
 keys.app.command("backup")(key_backup.backup)
 keys.app.command("restore")(key_backup.restore)

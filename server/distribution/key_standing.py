@@ -166,9 +166,8 @@ class Standings:
         asked: rows.Versions | None = None,
     ) -> Standing:
         asked = asked or rows.Versions()
-        locks = await rows.read_locks(
-            connection, name, None if campaign is None else campaign.id, ()
-        )
+        rotation = None if campaign is None else campaign.id
+        locks = await rows.read_locks(connection, name, rotation)
         wanted = {asked.preferred, *asked.accepted}
         if campaign is not None:
             wanted |= {campaign.from_version, campaign.to_version}

@@ -23,6 +23,7 @@ from server.core.rotation import (
     Step,
     order_for,
 )
+from server.core.rotation_plan import plan
 from server.core.rotation_waves import waves
 from server.distribution.key_standing import Standing, Standings
 from server.distribution.lock_keys import LockedOut, LockKeys
@@ -130,7 +131,7 @@ class Rotations:
                 past = [c for c, *_ in await rows.read_rotations(connection) if c.domain == domain]
             version = to or await self._next_version(standing, past, by)
             deadline = self._clock.now() + overlap
-            campaign = core.plan(self._new_id(), standing.domain, version, deadline, past)
+            campaign = plan(self._new_id(), standing.domain, version, deadline, past)
             there = self._present()
             chosen = waves((agent, agent in there) for agent in standing.locks)
             await self._steps.add(campaign, chosen, by)
