@@ -160,7 +160,7 @@ class TransportKeys:
         try:
             yield
         finally:
-            del self._being_bound[card_id]
+            self._being_bound.pop(card_id, None)  # two may say that they are this card
 
     def lender(self, esam: Esam) -> Lend:
         """What is to be the ESAM's `lend`."""

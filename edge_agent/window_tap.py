@@ -65,15 +65,16 @@ class WindowTap:
         window = self._windows.at(self._direction)
         if window is None:
             return False
-        window.busy = True
         until = asyncio.get_running_loop().time() + WINDOW_TIMEOUT_S
+        async with asyncio.timeout_at(until):
+            asked = self._asked()
+            card_id = await self._card_id(card, asked)
+        if not self._windows.is_open(window):  # it was just replaced, or ended
+            return False
+        if not self._is_for(window, card_id, asked.question.domain):
+            return False
+        window.busy = window.met = True
         try:
-            async with asyncio.timeout_at(until):
-                asked = self._asked()
-                card_id = await self._card_id(card, asked)
-            if not self._is_for(window, card_id, asked.question.domain):
-                return False
-            window.met = True
             await self._reader.feedback(await self._serve(window, card, card_id, asked, until))
             return True
         finally:
@@ -138,6 +139,9 @@ class WindowTap:
             result = _ended(card_id, TIMED_OUT, f"it took more than {WINDOW_TIMEOUT_S:g} s")
         except ElementUnavailable as error:
             result = _ended(card_id, UNAVAILABLE, str(error))
+        except Exception as error:
+            log.exception("window_tap_failed", door=self._door, command=window.command.id)
+            result = _ended(card_id, TransportRefusal.FAILED, f"{type(error).__name__}: {error}")
         return await self._end(window, result, asked.question, given)
 
     def _refused_here(self, window: Window, card_id: bytes | None) -> BindResult | None:

@@ -189,6 +189,44 @@ async def test_a_card_that_is_being_bound_ends_its_own_window_and_not_the_new_on
     assert await stand.events("card.not_bound") == []
 
 
+async def test_a_card_at_which_the_agent_fails_is_told_of_and_the_door_goes_on(stand, monkeypatch):
+    def mad(length: int) -> bytes:
+        raise ZeroDivisionError
+
+    known = stand.card(1)
+    await stand.open()
+    assert await stand.rig.tap(known) is BOUND
+    await stand.know(known)
+    element = stand.rig.elements.get(DOOR, "intl")
+    monkeypatch.setattr(element, "protect_key", mad)
+    await stand.open()
+    assert await stand.rig.tap(stand.card(2)) is ERROR
+    _, told = await stand.event("card.not_bound", outcome="failed")
+    assert told["card"] == f"{2:016x}"
+    assert await stand.rig.tap(known) is GRANTED
+    monkeypatch.undo()
+    assert await stand.rig.tap(stand.card(2)) is BOUND
+    assert await stand.events("door.fault") == []
+
+
+async def test_one_card_said_at_two_readers_is_bound_once_or_twice_and_breaks_nothing(stand):
+    first, second = stand.card(1), stand.card(2)
+    stand.fit_esam(1)
+    await stand.open(direction="in")
+    await stand.open(direction="out")
+    for card in (first, second):
+        card.reset()
+
+    async def copied(apdu: bytes) -> bytes:
+        return second.transmit(apdu).replace(second.serial, first.serial)
+
+    stand.rig.readers["in"].present(first.respond)
+    stand.rig.readers["out"].present(copied)
+    shown = {await stand.rig.shown.get() for _ in range(2)}
+    assert shown <= {BOUND, DENIED, ERROR}
+    assert await stand.events("door.fault") == []
+
+
 async def test_a_window_that_nobody_used_ends_and_says_so(stand):
     command = await stand.open(seconds=0.3)
     _, data = await stand.event("card.not_bound")
