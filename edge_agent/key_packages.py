@@ -77,7 +77,7 @@ class KeyPackages:
             self._connection.clear()
             try:
                 async with asyncio.timeout(patience_s):
-                    return await self._answer(self._request(esam, domain, item, version, challenge))
+                    return await self._answer(esam, domain, item, version, challenge)
             except TimeoutError:
                 log.warning("key_package_late", domain=domain, item=item, after_s=patience_s)
                 return None
@@ -92,18 +92,13 @@ class KeyPackages:
             log.warning("key_package_not_asked_for", domain=domain, item=item, why="no connection")
         return None
 
-    async def _answer(self, request: KeyRequest) -> KeyPackage:
+    async def _answer(
+        self, esam: Esam, domain: str, item: Item, version: KeyVersion, challenge: bytes
+    ) -> KeyPackage:
         if self._say is None:
             raise ConnectionError("there was no connection yet")
-        question = self._open = _Question(request, asyncio.get_running_loop().create_future())
-        await self._say(KEYS, sign_statement(request, self._signer))
-        return await question.answer
-
-    def _request(
-        self, esam: Esam, domain: str, item: Item, version: KeyVersion, challenge: bytes
-    ) -> KeyRequest:
         self._count += 1
-        return KeyRequest(
+        request = KeyRequest(
             site=self._store.state.root.site,
             audience=SERVER,
             issued=self._recorder.judge_time()[0],
@@ -116,6 +111,9 @@ class KeyPackages:
             item=item,
             challenge=challenge.hex(),
         )
+        question = self._open = _Question(request, asyncio.get_running_loop().create_future())
+        await self._say(KEYS, sign_statement(request, self._signer))
+        return await question.answer
 
 
 def _answers(request: KeyRequest, package: KeyPackage) -> bool:

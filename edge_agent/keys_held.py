@@ -6,6 +6,7 @@ after the event is durable. So it is said at least once, and not at each start a
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +31,7 @@ class KeysHeld:
         self._elements = elements
         self._store = store
         self._recorder = recorder
+        self._turn = asyncio.Lock()  # else the same is said twice
 
     def esam_of(self, domain: str) -> Esam | None:
         """The chip that serves a domain; None: it is served in software."""
@@ -46,7 +48,14 @@ class KeysHeld:
         return all(told)
 
     async def tell(self, domain: str, suite: SuiteName, *, again: bool = False) -> bool:
-        """Say what the lock has of a domain, if that is news; `again`: in any case."""
+        """Say what the lock has of a domain, if that is news; `again`: in any case.
+
+        Whether that is durable.
+        """
+        async with self._turn:
+            return await self._tell(domain, suite, again)
+
+    async def _tell(self, domain: str, suite: SuiteName, again: bool) -> bool:
         held = self._held(domain, suite)
         if held is None:
             return True  # of what was not seen nothing is said

@@ -1,0 +1,220 @@
+"""An agent's keying with its real stores and a virtual ESAM; the key authority is the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from edge_agent.elements import Elements
+from edge_agent.keying import Keying
+from edge_agent.secure_element.esam_chip import Esam
+from schemas.envelope import unverified_payload
+from schemas.esam import KeyPlace, check_value, seal_for_esam
+from schemas.keys import (
+    PACKAGE_LIFE,
+    CheckValues,
+    Item,
+    KeyPackage,
+    KeyRequest,
+    Purpose,
+    StageOrder,
+)
+from schemas.statement import parse_statement, payload_type
+from schemas.suites import SuiteName, suite
+from schemas.topics import KEYS
+from tests.card_desk import repeatable
+from tests.esam_desk import ESAM_SERIAL, EsamDesk
+from tests.esam_rig import Slot
+from tests.link_rig import AGENT, DOOR, PATIENCE_S, SITE, LinkRig, unconnected
+from tests.site_keys import SiteKeys
+from tests.site_voice import SiteVoice
+
+DOMAIN, OTHER = "front", "back"
+SESSION = "00112233445566aa"
+Answer = Callable[["KeyingRig", KeyRequest], Awaitable[None]]
+
+
+async def honest(rig: KeyingRig, request: KeyRequest) -> None:
+    """The package that was asked for."""
+    rig.keying.packaged(rig.package(request))
+
+
+async def lost(rig: KeyingRig, request: KeyRequest) -> None:
+    """Nothing comes."""
+
+
+class KeyingRig:
+    """Open it with `keying_rig`; `start` is the agent's start, `stop` its end at any moment."""
+
+    def __init__(self, folder: Path, name: SuiteName, parts: LinkRig, slot: Slot | None) -> None:
+        self.folder, self.suite = folder, suite(name)
+        self.parts, self.slot = parts, slot
+        self.recorder, self.voice = parts.recorder, parts.voice
+        self.desk = EsamDesk(name)
+        self.requests: list[KeyRequest] = []
+        self.answers: list[Answer] = []
+        """How the next questions are answered; honestly after that."""
+        self.asked = asyncio.Event()
+        self.read = 0
+        self.counter = 0
+        self.session = SESSION
+        self.keying: Keying
+        self.elements: Elements
+        self.esam: Esam
+        self._running: asyncio.Task[None] | None = None
+
+    async def policy(self, **door: Any) -> None:
+        """Put the next policy in force."""
+        store, voice = self.parts.store, self.voice
+        settings = {"domain": DOMAIN, "suite": self.suite.name, **door}
+        voice.new_policy(doors={DOOR: settings})
+        await store.take_heartbeat(voice.heartbeat(), voice.now())
+        assert await store.offer_policy(voice.policy_envelope, voice.now()) == ()
+        await store.apply_staged()
+        if self._running is not None:
+            self.keying.policy_changed()
+
+    def start(self, *, connected: bool = True) -> None:
+        esams = []
+        if self.slot is not None:
+            self.esam = Esam(self.slot, ESAM_SERIAL, [DOMAIN, OTHER])
+            esams.append(self.esam)
+        self.elements = Elements(self.folder, bytes(32), repeatable(9), esams)
+        self.keying = Keying(
+            self.elements, self.parts.store, self.recorder, self.parts.signer, repeatable(11)
+        )
+        if connected:
+            self.connect()
+        self._running = asyncio.create_task(self.keying.run())
+
+    def connect(self, session: str = SESSION) -> None:
+        self.session = session
+        self.keying.connected(self.say, session)
+
+    async def begin(self) -> None:
+        """Start, look at the chip, and have said what is in it."""
+        self.start()
+        await self.esam.look()
+        await self.held()
+        await self.nothing_more()
+
+    async def stop(self) -> None:
+        """Wherever it is."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+            self._running = None
+
+    async def say(self, channel: str, envelope: bytes) -> None:
+        assert channel == KEYS
+        request = parse_statement(
+            unverified_payload(envelope, payload_type("key-request"), max_bytes=4096), KeyRequest
+        )
+        assert (request.site, request.session) == (SITE, self.session)
+        self.requests.append(request)
+        self.asked.set()
+        answer = self.answers.pop(0) if self.answers else honest
+        await answer(self, request)
+
+    def package(self, request: KeyRequest, **changes: Any) -> KeyPackage:
+        """What the key authority answers; `key` is another than its own."""
+        place = KeyPlace(ESAM_SERIAL, request.index, request.item, request.version)
+        challenge = bytes.fromhex(changes.get("challenge", request.challenge))
+        key: bytes = changes.pop("key", self.key(request.item, request.version))
+        body = seal_for_esam(self.suite, self.desk.control_key, challenge, place, key)
+        named = request.model_dump(exclude={"purpose", "audience", "issued", "counter", "expires"})
+        now = self.voice.now()
+        values = {
+            **named,
+            "audience": AGENT,
+            "issued": now,
+            "expires": now + timedelta(seconds=60),
+            "counter": 1,
+            "check_value": check_value(self.suite, key).hex() if key else None,
+            "body": body.hex(),
+        }
+        return KeyPackage(**values | changes)
+
+    def key(self, item: Item, version: int) -> bytes:
+        if item.purpose is None:
+            return b""
+        known = self.desk.secrets.setdefault(
+            version, {purpose: bytes((version, purpose)) * 8 for purpose in Purpose}
+        )
+        return known[item.purpose]
+
+    def checks(self, version: int) -> CheckValues:
+        items = (Item.AUTH, Item.ADMIT, Item.MAINTAIN)
+        values = {
+            item.value: check_value(self.suite, self.key(item, version)).hex() for item in items
+        }
+        return CheckValues(**values)
+
+    def order(self, version: int, *, floor: int = 1, **changes: Any) -> None:
+        """The server's next order."""
+        now = self.voice.now()
+        self.counter += 1
+        values = {
+            "site": SITE,
+            "audience": AGENT,
+            "issued": now,
+            "expires": now + PACKAGE_LIFE,
+            "counter": self.counter,
+            "domain": DOMAIN,
+            "suite": self.suite.name,
+            "version": version,
+            "check_values": None if self.slot is None else self.checks(version),
+            "floor": floor,
+        }
+        self.keying.ordered(StageOrder(**values | changes))
+
+    async def told(self) -> tuple[str, dict[str, Any]]:
+        """The next keys.held or keys.refused."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                while self.read < len(self.recorder.events):
+                    name, data = self.recorder.events[self.read]
+                    self.read += 1
+                    if name in ("keys.held", "keys.refused"):
+                        return name, data
+                self.recorder.heard.clear()
+                await self.recorder.heard.wait()
+
+    async def held(self) -> dict[str, Any]:
+        name, data = await self.told()
+        assert name == "keys.held", data
+        return {**data, "held": {int(version): checks for version, checks in data["held"].items()}}
+
+    async def refused(self) -> str:
+        name, data = await self.told()
+        assert name == "keys.refused", data
+        return str(data["reason"])
+
+    async def nothing_more(self) -> None:
+        """Whatever is under way comes to rest, and nothing was said."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await self.parts.store.note({})
+        assert not [n for n, _ in self.recorder.events[self.read :] if n.startswith("keys.")]
+
+
+@asynccontextmanager
+async def keying_rig(
+    folder: Path, name: SuiteName = "intl", *, loaded: tuple[int, ...] = (1,), chip: bool = True
+) -> AsyncIterator[KeyingRig]:
+    """An agent that is not started yet; its ESAM holds `loaded`. Without `chip`: in software."""
+    voice = SiteVoice(SiteKeys(site=SITE), AGENT)
+    async with unconnected(folder, voice, 1) as parts:
+        rig = KeyingRig(folder, name, parts, None)
+        if chip:
+            rig.desk.issue().load(*loaded)
+            rig.slot = Slot(rig.desk.chip)
+        await rig.policy()
+        try:
+            yield rig
+        finally:
+            await rig.stop()
