@@ -344,8 +344,13 @@ class Assembly:
             name = event_name(row.link.event.type)
             if name in ("command.executed", "command.refused"):
                 self.commands.result(name, row.link.event.data, row.source)
-        if self._bound.taken():
+        bound = self._bound.taken()
+        if bound.policies:
             self.policies.model_changed()
+        if bound.announced:
+            self.pipeline.announced()
+        for refusal in bound.alarms:
+            self.pipeline.alarm(refusal)
 
     def _facts(self, agent: str) -> Facts | None:
         if self.presence.session(agent) is None:

@@ -31,7 +31,7 @@ from server.distribution.commands import CommandResult, NoSuchDoor
 from server.feed.cloudevents import timestamp
 from server.state import ServerState
 
-DoorAction = Literal["pulse", "unlock", "lock", "block", "normal", "identify", "binding-window"]
+DoorAction = Literal["pulse", "unlock", "lock", "block", "normal", "identify"]
 _PROBLEMS: dict[str, Kind] = {
     "refused": REFUSED,
     "not_sent": NOT_CONNECTED,
@@ -49,10 +49,8 @@ class CommandOrder(BaseModel):
         "let in): until `normal` or a time · `normal`: as the policy says · `identify`: blink"
     )
     until: AwareDatetime | None = Field(
-        default=None, description="required for unlock (at most 24 h ahead) and binding-window"
+        default=None, description="required for unlock (at most 24 h ahead)"
     )
-    person: Name | None = Field(default=None, description="binding-window: whose card")
-    direction: Literal["in", "out"] | None = Field(default=None, description="at which reader")
 
 
 class AgentOrder(BaseModel):
@@ -99,18 +97,13 @@ def router(state: ServerState) -> APIRouter:
         """
         try:
             result = await state.commands.send(
-                door,
-                Action(order.action),
-                by.name,
-                until=order.until,
-                person=order.person,
-                direction=order.direction,
+                door, Action(order.action), by.name, until=order.until
             )
         except NoSuchDoor as error:
             raise Problem(NO_SUCH_OBJECT, str(error)) from None
         except ValidationError as error:
             raise Problem(INVALID, first_problem(error).removeprefix("Value error, ")) from None
-        return _answer(result)
+        return json_response(told(result))
 
     @routes.post(
         "/agents/{agent}/commands",
@@ -125,22 +118,21 @@ def router(state: ServerState) -> APIRouter:
         _query: Annotated[NoQuery, Query()],
     ) -> Response:
         """Reboot: the agent ends, and its supervisor starts it again. Doors stay locked."""
-        return _answer(await state.commands.reboot(agent, by.name))
+        return json_response(told(await state.commands.reboot(agent, by.name)))
 
     return routes
 
 
-def _answer(result: CommandResult) -> Response:
+def told(result: CommandResult) -> dict[str, Any]:
+    """What is answered if the door has done it. Raises Problem if it has not."""
     if result.state == "executed":
-        return json_response(
-            {
-                "state": result.state,
-                "command": result.command,
-                "agent": result.agent,
-                "detail": result.detail,
-                "operator_to_strike_ms": result.operator_to_strike_ms,
-            }
-        )
+        return {
+            "state": result.state,
+            "command": result.command,
+            "agent": result.agent,
+            "detail": result.detail,
+            "operator_to_strike_ms": result.operator_to_strike_ms,
+        }
     members: dict[str, Any] = {
         "state": result.state,
         "command": result.command,

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from schemas.command import MOVES_THE_STRIKE, PATIENT, PROMPT, Action, Command
+from schemas.command import MOVES_THE_STRIKE, PATIENT, PROMPT, WINDOWS, Action, Command
 from schemas.envelope import Signer
 from schemas.event_data import CommandExecuted, CommandRefused
 from schemas.events import agent_subject, door_subject
@@ -30,6 +30,7 @@ from server.clock import Clock, microseconds
 from server.store.announcements import announce
 from server.store.counters import next_command
 from server.store.model_questions import agent_of
+from server.store.windows import add_window
 
 ANSWER_S = 7.0
 """An agent that is there answers within a second; after this a strike command can't be executed."""
@@ -130,6 +131,7 @@ class Commands:
         *,
         until: datetime | None = None,
         person: str | None = None,
+        card: str | None = None,
         direction: Literal["in", "out"] | None = None,
     ) -> CommandResult:
         """Have `action` done at a door, and say what came of it.
@@ -142,7 +144,15 @@ class Commands:
         if agent is None:
             return self._counted(CommandResult("not_sent", f"no agent serves the door {door}"))
         return await self._send(
-            agent, door, action, by, asked, until=until, person=person, direction=direction
+            agent,
+            door,
+            action,
+            by,
+            asked,
+            until=until,
+            person=person,
+            card=card,
+            direction=direction,
         )
 
     async def reboot(self, agent: str, by: str) -> CommandResult:
@@ -162,6 +172,7 @@ class Commands:
         *,
         until: datetime | None = None,
         person: str | None = None,
+        card: str | None = None,
         direction: Literal["in", "out"] | None = None,
     ) -> CommandResult:
         session = self._session(agent)
@@ -181,6 +192,7 @@ class Commands:
             door=door,
             until=until,
             person=person,
+            card=card,
             direction=direction,
         )
         answer: asyncio.Future[CommandExecuted | CommandRefused]
@@ -233,6 +245,8 @@ class Commands:
                 await announce(
                     connection, "command.sent", subject, news, microseconds(command.issued)
                 )
+                if command.action in WINDOWS:  # what its door says later counts by this alone
+                    await add_window(connection, command, by)
             self._announced()
             signed = await asyncio.get_running_loop().run_in_executor(
                 self._executor,

@@ -51,6 +51,8 @@ class AlarmKind(StrEnum):
     """The same for the revocation log, which goes on above what the agent has."""
     KEY_REFUSED = "key_refused"
     """An agent asked for keys that it is not to have, or the key authority can't use its keys."""
+    BINDING_REFUSED = "binding_refused"
+    """An agent said that a card was bound or unbound, which no operator's window allows."""
 
 
 ALARM_KINDS: dict[type[SchemaError], AlarmKind] = {

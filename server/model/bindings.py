@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.clock import microseconds
@@ -46,13 +46,23 @@ async def bind(  # noqa: PLR0917 an event's words, in their order
         return False
     revision = await next_revision(connection)
     await connection.execute(insert(bindings).values(card=card, domain=domain, **values))
-    slot = await connection.scalar(select(cards.c.slot).where(cards.c.id == card))
-    if slot is None:
-        return False
-    query = select(doors.c.agent).where(doors.c.domain == domain, doors.c.agent.is_not(None))
-    agents = set(await connection.scalars(query))
-    await touch(connection, revision, {agent: {slot} for agent in agents})
-    return bool(agents)
+    return await _altered(connection, revision, card, domain)
+
+
+async def unbind(connection: AsyncConnection, card: str, domain: str, time: datetime) -> bool:
+    """Take note that a card has no keys of the domain any more. Returns as `bind` does.
+
+    A binding that is newer than `time` stays.
+    """
+    revision = await next_revision(connection)
+    gone = await connection.execute(
+        delete(bindings).where(
+            bindings.c.card == card,
+            bindings.c.domain == domain,
+            bindings.c.time_us <= microseconds(time),
+        )
+    )
+    return bool(gone.rowcount) and await _altered(connection, revision, card, domain)
 
 
 async def rekey(  # noqa: PLR0917 an event's words, in their order
@@ -76,3 +86,13 @@ async def rekey(  # noqa: PLR0917 an event's words, in their order
             key_version=key_version, other_version=from_version, event=event_id, time_us=time_us
         )
     )
+
+
+async def _altered(connection: AsyncConnection, revision: int, card: str, domain: str) -> bool:
+    slot = await connection.scalar(select(cards.c.slot).where(cards.c.id == card))
+    if slot is None:
+        return False
+    query = select(doors.c.agent).where(doors.c.domain == domain, doors.c.agent.is_not(None))
+    agents = set(await connection.scalars(query))
+    await touch(connection, revision, {agent: {slot} for agent in agents})
+    return bool(agents)

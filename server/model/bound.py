@@ -1,43 +1,194 @@
-"""Bindings follow from what doors sign: `card.bound`, in the transaction that stores the event."""
+"""Bindings follow from what doors sign, in the transaction that stores the event.
+
+What a door says of a window counts only as far as the server itself recorded that window, when the
+operator opened it: whose card it is for, at which agent, and of which cards the transport key was
+given there. A card that is not known yet becomes that person's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from pydantic import ValidationError
+from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from schemas.event_data import CardBound
-from schemas.events import event_type
+from schemas.event_data import (
+    CardBound,
+    CardData,
+    CardRekeyed,
+    CardUnbound,
+    CommandRefused,
+    EventData,
+    WindowEnded,
+)
+from schemas.events import EventLine, event_name
+from schemas.server_event_data import ModelChanged
+from server.clock import Clock, SystemClock, microseconds
 from server.ingest.heads import Row
-from server.model.bindings import bind, serves
+from server.ingest.verify import AlarmKind, Refusal
+from server.model.altered import altered
+from server.model.bindings import bind, rekey, serves, unbind
+from server.model.bodies import Card
+from server.model.kinds import CARDS
+from server.model.revisions import next_revision, touch, touch_all
+from server.store.announcements import announce
+from server.store.model_tables import cards, persons
+from server.store.transport import keep_key
+from server.store.windows import State, Window, is_given, read_window, tell_window
 
-_BOUND = event_type("card.bound")
+_DATA: dict[str, type[EventData]] = {
+    "card.bound": CardBound,
+    "card.unbound": CardUnbound,
+    "card.rekeyed": CardRekeyed,
+    "card.not_bound": WindowEnded,
+    "command.refused": CommandRefused,
+}
+_LAST: dict[str, State] = {"nobody_came": "not_bound", "replaced": "ended"}
+"""The outcomes that end a window; after any other it goes on."""
+
+
+class _Unbelievable(Exception):
+    """Why what a door says is not taken."""
+
+
+@dataclass
+class Taken:
+    """What followed from the rows of one commit."""
+
+    policies: bool = False
+    """A policy may change."""
+    announced: bool = False
+    alarms: list[Refusal] = field(default_factory=list)
 
 
 class Bound:
-    """The projection, and whether a policy may change by what it wrote."""
+    """The projection."""
 
-    def __init__(self) -> None:
-        self._changed = False
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._taken = Taken()
 
-    def taken(self) -> bool:
-        """Whether something was bound since the last time this was asked."""
-        changed, self._changed = self._changed, False
-        return changed
+    def taken(self) -> Taken:
+        """What followed from the last commit; nothing if it is asked again."""
+        taken, self._taken = self._taken, Taken()
+        return taken
 
     async def project(self, connection: AsyncConnection, rows: Sequence[Row]) -> None:
-        """Take note of the cards that `rows` say are bound, each by the agent of that lock."""
+        """Take note of what `rows` say of cards, each by the agent of that lock."""
+        self._taken = Taken()  # of a commit that failed nothing followed
         for row in rows:
             event = row.link.event
-            if event.type != _BOUND:
+            model = _DATA.get(event_name(event.type))
+            if model is None:
                 continue
             try:
-                bound = CardBound.model_validate(event.data)
+                data = model.model_validate(
+                    {k: v for k, v in event.data.items() if k in model.model_fields}
+                )
             except ValidationError:
                 continue  # a newer agent's way to say it: kept as an event, and no more
-            if not await serves(connection, row.source, bound.domain):
-                continue  # nobody speaks for another's lock
-            self._changed |= await bind(
-                connection, bound.card, bound.domain, bound.key_version, event.id, event.time
-            )
+            try:
+                await self._take(connection, row.source, event, data)
+            except _Unbelievable as why:
+                said = f"agent {row.source} says in {event.id} ({event_name(event.type)}): {why}"
+                self._taken.alarms.append(Refusal(AlarmKind.BINDING_REFUSED, row.source, said))
+
+    async def _take(
+        self, connection: AsyncConnection, agent: str, event: EventLine, data: EventData
+    ) -> None:
+        match data:
+            case CardBound():
+                await self._bound(connection, agent, event, data)
+            case CardUnbound():
+                await self._unbound(connection, agent, event, data)
+            case CardRekeyed():
+                if await serves(connection, agent, data.domain):
+                    version = data.from_version, data.key_version
+                    await rekey(connection, data.card, data.domain, *version, event.id, event.time)
+            case WindowEnded():
+                await _tell(connection, agent, data)
+            case CommandRefused():
+                window = await read_window(connection, data.command)
+                if window is not None and window.agent == agent and window.state == "open":
+                    told = data.reason[:100], data.detail, None
+                    await tell_window(connection, window.command, "refused", *told)
+
+    async def _bound(
+        self, connection: AsyncConnection, agent: str, event: EventLine, data: CardBound
+    ) -> None:
+        if data.command is None and not await serves(connection, agent, data.domain):
+            return  # nobody speaks for another's lock
+        if data.command is not None:
+            window = await _window(connection, agent, data, data.command)
+            if window.kind != "bind" or window.person is None:
+                raise _Unbelievable(f"the window {window.command} is not to bind")
+            if not await is_given(connection, window.command, data.card):
+                raise _Unbelievable(f"the key of card {data.card} was not given in this window")
+            if window.state == "bound" and window.came != data.card:
+                raise _Unbelievable(f"in the window {window.command} a card was bound already")
+            await self._belongs(connection, data.card, window.person, window.opened_by)
+            await tell_window(connection, window.command, "bound", None, "", data.card)
+            await keep_key(connection, data.card)
+        self._taken.policies |= await bind(
+            connection, data.card, data.domain, data.key_version, event.id, event.time
+        )
+
+    async def _unbound(
+        self, connection: AsyncConnection, agent: str, event: EventLine, data: CardUnbound
+    ) -> None:
+        if data.command is None:
+            raise _Unbelievable(f"card {data.card} was unbound without a window")
+        window = await _window(connection, agent, data, data.command)
+        if window.kind != "unbind" or window.card != data.card:
+            raise _Unbelievable(f"the window {window.command} is not to unbind card {data.card}")
+        await tell_window(connection, window.command, "unbound", None, "", data.card)
+        self._taken.policies |= await unbind(connection, data.card, data.domain, event.time)
+
+    async def _belongs(
+        self, connection: AsyncConnection, card: str, person: str, opened_by: str
+    ) -> None:
+        """See that the card is the person's; one that is not known becomes it."""
+        owner = await connection.scalar(select(cards.c.person).where(cards.c.id == card))
+        if owner == person:
+            return
+        if owner is not None:
+            raise _Unbelievable(f"card {card} is {owner}'s, the window was for {person}")
+        if await connection.scalar(select(persons.c.id).where(persons.c.id == person)) is None:
+            raise _Unbelievable(f"the window was for {person}, who is not there any more")
+        revision = await next_revision(connection)
+        row = CARDS.row(card, Card(person=person))
+        await connection.execute(insert(cards).values(id=card, revision=revision, cleared=0, **row))
+        policies = await altered(connection, CARDS, [card])
+        if policies is None:
+            await touch_all(connection, revision)
+        else:
+            await touch(connection, revision, policies)
+        said = ModelChanged(by=opened_by, kind=CARDS.name, id=card, action="created")
+        now_us = microseconds(self._clock.now())
+        await announce(connection, "model.changed", f"{CARDS.plural}/{card}", said, now_us)
+        self._taken.announced = True
+        self._taken.policies |= bool(policies)
+
+
+async def _window(connection: AsyncConnection, agent: str, data: CardData, command: str) -> Window:
+    """The window in which the agent may say this."""
+    window = await read_window(connection, command)
+    if window is None:
+        raise _Unbelievable(f"the server has opened no window {command}")
+    if window.agent != agent:
+        raise _Unbelievable(f"the window {command} is of agent {window.agent}")
+    if window.domain != data.domain:
+        raise _Unbelievable(f"the window {command} is of {window.domain}, not {data.domain}")
+    if window.state == "refused":
+        raise _Unbelievable(f"the window {command} was refused by the door")
+    return window
+
+
+async def _tell(connection: AsyncConnection, agent: str, data: WindowEnded) -> None:
+    window = await read_window(connection, data.command)
+    if window is None or window.agent != agent or window.state != "open":
+        return
+    state = _LAST.get(data.outcome, "open")
+    await tell_window(connection, window.command, state, data.outcome, data.detail, data.card)

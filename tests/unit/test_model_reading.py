@@ -237,7 +237,7 @@ async def told_by(site, agent, *events):
     rows = [SimpleNamespace(source=agent, link=SimpleNamespace(event=event)) for event in events]
     async with site.engine.begin() as connection:
         await projection.project(connection, rows)
-    return projection.taken()
+    return projection.taken().policies
 
 
 async def test_only_who_serves_a_domain_speaks_for_it(site):
