@@ -288,7 +288,8 @@ def _advance_retiring(campaign: Campaign, locks: Sequence[Lock], domain: Domain)
             return Step(campaign, effects=(RaiseFloor(campaign.to_version),))
         if any(picture.floor < campaign.to_version for picture in pictures):
             return None
-    effects = (Destroy(campaign.from_version),) if campaign.destroy else ()
+    gone = campaign.destroy and not campaign.goes_back  # what is above the floor can't go
+    effects = (Destroy(campaign.from_version),) if gone else ()
     return Step(replace(campaign, state="completed"), "completed", effects=effects)
 
 
