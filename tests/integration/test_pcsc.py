@@ -8,13 +8,16 @@ import os
 import socket
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
 
 from edge_agent.card.application import unlock
 from edge_agent.card.binding import BindOutcome, bind
+from edge_agent.card.rekeying import RekeyOutcome, rekey
 from edge_agent.card.session import listed, perform
+from edge_agent.card.unbinding import unbind
 from edge_agent.clock import SystemClock
 from edge_agent.core.proof import ProofOutcome
 from edge_agent.readers.pcsc import PcscReader
@@ -140,6 +143,28 @@ async def test_a_card_is_bound_and_opens_through_a_real_pcscd(reader, suite):
         proof = await tap(reader, desk)
     assert (proof.outcome, proof.card_id) == (ProofOutcome.PROVED, SERIAL.hex())
     assert proof.response_ms is not None
+
+
+async def test_a_card_is_rekeyed_after_it_opened_and_unbound_through_a_real_pcscd(reader):
+    desk = Desk("intl")
+    card = desk.card()
+    await desk.bind(card)
+    overlap = replace(desk.question, key_version=2, accepted_key_versions=(1,))
+    keys = listed(desk.transport_keys)
+
+    def tapped():
+        proof = yield from unlock(overlap, desk.random)
+        return (yield from rekey(SERIAL, overlap, proof.key_version, desk.random))
+
+    async def held_up(script):
+        async with inserted(card), asyncio.timeout(PATIENCE_S):
+            channel = await reader.next_card()
+            return await perform(script, channel, desk.element, SystemClock(), keys)
+
+    assert await held_up(tapped()) is RekeyOutcome.REKEYED
+    assert (await held_up(unlock(overlap, desk.random))).key_version == 2
+    assert (await held_up(unbind(overlap))).outcome is BindOutcome.UNBOUND
+    assert not card.image.applications
 
 
 async def test_a_card_that_stays_in_the_field_is_given_once_and_again_when_it_comes_back(reader):
