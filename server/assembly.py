@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import random
 import secrets
-import ssl
 from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from schemas.enrolment import Renewal
 from schemas.events import event_name
-from schemas.report import Pull, Report
 from schemas.topics import ROOT, everyone
 from server.broker.dynamic_security import MosquittoRights
+from server.broker.joining import rights_at, tls_to_broker
 from server.broker.link import Link
-from server.broker.rights import AdmittedFile, NoRights, Rights, admitted_file
-from server.config import BUILTIN, ServerConfig, broker_address
+from server.config import ServerConfig
 from server.distribution.commands import CommandMetrics, Commands, Session
 from server.distribution.convergence import Convergence
+from server.distribution.handing import Handing
 from server.distribution.heartbeats import Facts, HeartbeatMetrics, Heartbeats
 from server.distribution.inbox import Inbox
+from server.distribution.key_work import open_keys
 from server.distribution.lockdowns import Lockdowns
 from server.distribution.policies import Policies
 from server.distribution.presence import Presence
@@ -43,7 +42,7 @@ from server.model.reading import served_doors
 from server.pki import Authority
 from server.site import Site
 from server.state import ServerState
-from server.tls import client_context, client_files, listener_files
+from server.tls import listener_files
 
 VERIFY_THREADS = 2
 """Curve arithmetic releases the interpreter lock; parsing does not, so more bring nothing."""
@@ -97,9 +96,9 @@ class Assembly:
             client_id=where.client_id,
             offer=self._offer,
             control=self._control,
-            tls=_tls(site, authority, where, state),
+            tls=tls_to_broker(site, authority, where.broker, where.client_id, clock),
         )
-        self.rights = _rights(site, config, self.link)
+        self.rights = rights_at(site, config, self.link)
         self.acknowledger = Acknowledger(
             site=site.name,
             signer=online,
@@ -210,16 +209,6 @@ class Assembly:
             publish=publish,
             metrics=metrics,
         )
-        self.inbox = Inbox(
-            site=site.name,
-            registry=self.registry,
-            executor=threads(VERIFY_THREADS, "hear"),
-            threads=VERIFY_THREADS,
-            clock=clock,
-            metrics=metrics,
-            refused=alarm,
-            handlers=self,
-        )
         state.announced = announced
         self.desk = open_desk(
             state,
@@ -233,6 +222,37 @@ class Assembly:
             tls=listener_files(site.path, authority, where.reached.host, clock.now()),
             came=self.heartbeats.beat,
             went=self._went,
+        )
+        self.keys = open_keys(
+            state,
+            site,
+            config,
+            environ,
+            publish=publish,
+            session=self.presence.session,
+            alarm=alarm,
+            announced=announced,
+            threads=threads,
+            signers=VERIFY_THREADS,
+        )
+        self.inbox = Inbox(
+            site=site.name,
+            registry=self.registry,
+            executor=threads(VERIFY_THREADS, "hear"),
+            threads=VERIFY_THREADS,
+            clock=clock,
+            metrics=metrics,
+            refused=alarm,
+            handlers=Handing(
+                site=site,
+                presence=self.presence,
+                policies=self.policies,
+                revocations=self.revocations,
+                lockdowns=self.lockdowns,
+                pulls=self.pulls,
+                renewals=self.desk.renewals,
+                key_requests=self.keys.requests,
+            ),
         )
         self.convergence = Convergence(
             engine=engine,
@@ -255,6 +275,7 @@ class Assembly:
         state.presence, state.policies = self.presence, self.policies
         state.revocations, state.lockdowns = self.revocations, self.lockdowns
         state.commands, state.heartbeats = self.commands, self.heartbeats
+        state.keys, state.esams = self.keys.authority, self.keys.esams
         state.enrolments, state.convergence = self.desk.enrolments, self.convergence
         state.model_changed = self.policies.model_changed
         state.served_doors = self._served_doors
@@ -290,41 +311,6 @@ class Assembly:
         self.ledger.forget_receipts(agent)
         self.presence.forget(agent)
         self.heartbeats.forget(agent)
-
-    # What the inbox hands over.
-
-    def heard(self, agent: str, report: Report) -> None:
-        """A verified report."""
-        if not self.presence.heard(agent, report):
-            return  # played again: what it says was so once
-        self.policies.reported(agent, report.policy)
-        self.revocations.reported(agent, report.revocation)
-        self.lockdowns.reported(agent, report.lockdown)
-        if report.root < self.site.root.version:
-            # Its heartbeat may be signed by a key that this agent has not heard of.
-            self.pulls.answer(
-                agent,
-                Pull(
-                    site=self.site.name,
-                    audience=report.audience,
-                    issued=report.issued,
-                    counter=0,
-                    session=report.session,
-                    root_after=report.root,
-                ),
-            )
-
-    def pulled(self, agent: str, pull: Pull) -> None:
-        """A verified pull."""
-        self.pulls.answer(agent, pull)
-
-    def broken(self, agent: str) -> None:
-        """The broker says that the agent's connection broke."""
-        self.presence.broken(agent)
-
-    async def renewed(self, agent: str, renewal: Renewal) -> None:
-        """A verified request for a certificate."""
-        await self.desk.renewals.answer(agent, renewal)
 
     def _publish(self, topic: str, payload: bytes, retain: bool) -> Awaitable[None]:
         return self.link.publish(topic, payload, retain=retain)
@@ -374,23 +360,3 @@ class Assembly:
     async def _served_doors(self) -> list[tuple[str, str]]:
         async with self.state.engine.connect() as connection:
             return await served_doors(connection)
-
-
-def _tls(
-    site: Site, authority: Authority, where: Where, state: ServerState
-) -> ssl.SSLContext | None:
-    secured, _, _ = broker_address(where.broker)
-    if not secured:
-        return None
-    files = client_files(site.path, authority, where.client_id, state.clock.now())
-    return client_context(files, site.root)
-
-
-def _rights(site: Site, config: ServerConfig, link: Link) -> Rights:
-    secured = config.broker != BUILTIN and broker_address(config.broker)[0]
-    guarded = config.broker == BUILTIN and not config.insecure_loopback
-    if guarded or (secured and config.broker_rights == "file"):
-        return AdmittedFile(site.name, admitted_file(site.path))
-    if secured and config.broker_rights == "mosquitto":
-        return MosquittoRights(site.name, link.publish)
-    return NoRights()

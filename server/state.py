@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # the API needs few of them, and its tests fewer
     from server.distribution.revocations import Revocations
     from server.distribution.rotations import Rotations
     from server.enrolment.enrolments import Enrolments
+    from server.keys.authority import KeyAuthority
+    from server.keys.esams import Esams
     from server.site import Site
 
 
@@ -50,6 +52,8 @@ class ServerState:
     heartbeats: Heartbeats = field(init=False)
     rotations: Rotations = field(init=False)
     enrolments: Enrolments = field(init=False)
+    keys: KeyAuthority = field(init=False)
+    esams: Esams = field(init=False)
     convergence: Convergence = field(init=False)
     announced: Callable[[], None] = field(init=False)
     """Wakes the writer of the server's own events: call it after a commit that announced."""

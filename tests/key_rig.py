@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.keys import Item, KeyPackage, KeyRequest
 from schemas.names import SERVER
+from schemas.suites import SuiteName
 from server.clock import SystemClock
 from server.kek import read_kek
 from server.keys.authority import KeyAuthority
@@ -52,6 +53,11 @@ class KeyDesk:
     esams: Esams
     copying: Copying
 
+    @property
+    def suite(self) -> SuiteName:
+        """The site's."""
+        return self.site.suite.name
+
     async def news(self) -> list[tuple[str, str]]:
         """Name and data of each announcement, oldest first."""
         async with self.engine.connect() as connection:
@@ -61,12 +67,15 @@ class KeyDesk:
     async def know(self, esam: EsamDesk, *domains: str, agent: str = AGENT) -> None:
         """Import an ESAM."""
         await self.esams.take(
-            NewEsam(
-                serial=esam.serial.hex(),
-                control_key=esam.control_key,
-                agent=agent,
-                domains=domains or (DOMAIN,),
-            ),
+            [
+                NewEsam(
+                    serial=esam.serial.hex(),
+                    suite=esam.suite.name,
+                    control_key=esam.control_key,
+                    agent=agent,
+                    domains=domains or (DOMAIN,),
+                )
+            ],
             "test",
         )
 
@@ -114,7 +123,7 @@ async def key_desk(
     kek = read_kek(path, {})
     engine = await open_database(site.database)
     clock = SystemClock()
-    sealed = SealedHome(site.name, site.suite, kek, secrets.token_bytes)
+    sealed = SealedHome(site.name, kek, secrets.token_bytes)
     with ThreadPoolExecutor(1) as executor:
         opened = Homes(homes or [sealed], executor)
         common = {"engine": engine, "homes": opened, "clock": clock, "announced": lambda: None}

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from schemas.topics import EVENTS, PULL, RENEWAL, REPORT, WILL, up
+from schemas.topics import EVENTS, KEYS, PULL, RENEWAL, REPORT, TRANSPORT, WILL, up
 
 CONTROL = "$CONTROL/dynamic-security/v1"
 """Where mosquitto's plugin takes orders."""
 CONTROL_ANSWERS = f"{CONTROL}/response"
 PROBE, VICTIM = "broker-probe", "broker-victim"
 """The agents that `ostiary broker check` plays: one that tries, and one it tries things on."""
-UP_CHANNELS = (EVENTS, REPORT, PULL, RENEWAL, WILL)
+UP_CHANNELS = (EVENTS, REPORT, PULL, RENEWAL, KEYS, TRANSPORT, WILL)
 MOST_NAME = 64
 """X.520 allows a common name no more."""
 

@@ -14,8 +14,8 @@ from rich.text import Text
 from schemas.errors import first_problem
 from schemas.esam_issued import BadIssuingFile, IssuedEsam
 from schemas.sealed import KEK_BYTES
-from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, out, the_site
-from server.cli.keys import BY, Keys, with_keys
+from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, out
+from server.cli.keys import BY, with_keys
 from server.cli.root_document import AskKek
 from server.feed.cloudevents import as_json
 from server.ingest.alarms import printable
@@ -36,6 +36,7 @@ def list_command(
         items = [
             {
                 "serial": each.serial,
+                "suite": each.suite,
                 "agent": each.agent,
                 "state": each.state,
                 "home": each.home,
@@ -46,10 +47,10 @@ def list_command(
         ]
         typer.echo(as_json(items))
         return
-    table = Table("serial", "agent", "state", "domains", box=None)
+    table = Table("serial", "suite", "agent", "state", "domains", box=None)
     for each in found:
         domains = ", ".join(f"{n} at {p or '?'}" for n, p in each.domains.items())
-        table.add_row(each.serial, Text(printable(each.agent)), each.state, domains)
+        table.add_row(each.serial, each.suite, Text(printable(each.agent)), each.state, domains)
     out.print(table)
 
 
@@ -70,15 +71,9 @@ def import_command(
     ask_kek: AskKek = False,
 ) -> None:
     """Make ESAMs known, or change whose they are and what for. Repeating it is safe."""
-    suite = the_site(site_dir)[0].suite.name
     key = _issuing_key(issuing_key)
-    new = [_issued(file, key, suite, agent, domain) for file in files]
-
-    async def take(keys: Keys) -> None:
-        for each in new:
-            await keys.esams.take(each, BY)
-
-    with_keys(site_dir, ask_kek, take)
+    new = [_issued(file, key, agent, domain) for file in files]
+    with_keys(site_dir, ask_kek, lambda keys: keys.esams.take(new, BY))
     out.print(f"Known, for {agent}: {', '.join(each.serial for each in new)}.", markup=False)
 
 
@@ -94,13 +89,12 @@ def _issuing_key(file: Path) -> bytes:
     return key
 
 
-def _issued(file: Path, key: bytes, suite: str, agent: str, domains: list[str]) -> NewEsam:
+def _issued(file: Path, key: bytes, agent: str, domains: list[str]) -> NewEsam:
     try:
         issued = IssuedEsam.read(file.read_bytes())
-        if issued.suite != suite:
-            fail(f"{file} is of suite {issued.suite}, the site of {suite}; nothing was imported")
         return NewEsam(
             serial=issued.serial,
+            suite=issued.suite,
             control_key=issued.control_key(key).key,
             agent=agent,
             domains=tuple(domains),

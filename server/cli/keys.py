@@ -17,6 +17,7 @@ import typer
 from rich.table import Table
 
 from schemas.keys import CheckValues
+from schemas.suites import SuiteName
 from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, opened, out, run, the_site
 from server.cli.root_document import AskKek, environ_with_kek
 from server.clock import SystemClock
@@ -96,6 +97,7 @@ def domains(
                 [
                     {
                         "domain": domain.name,
+                        "suite": domain.suite,
                         "floor": domain.floor,
                         "versions": [
                             {
@@ -113,12 +115,15 @@ def domains(
             )
         )
         return
-    table = Table("domain", "version", "state", "where", "auth", "admit", "maintain", box=None)
+    table = Table(
+        "domain", "suite", "version", "state", "where", "auth", "admit", "maintain", box=None
+    )
     for domain in found:
         for each in domain.versions:
             retired = "retired" if each.version < domain.floor else "ready"
             table.add_row(
                 domain.name,
+                domain.suite,
                 str(each.version),
                 retired if each.destroyed is None else "destroyed",
                 each.home,
@@ -128,9 +133,19 @@ def domains(
 
 
 @app.command()
-def create(domain: Domain, site_dir: SiteDir = DEFAULT_SITE_DIR, ask_kek: AskKek = False) -> None:
+def create(
+    domain: Domain,
+    suite: Annotated[
+        SuiteName | None, typer.Option(help="That of the domain's cards; default: the site's.")
+    ] = None,
+    site_dir: SiteDir = DEFAULT_SITE_DIR,
+    ask_kek: AskKek = False,
+) -> None:
     """Make a key domain and version 1 of its keys."""
-    made = with_keys(site_dir, ask_kek, lambda keys: keys.authority.create_domain(domain, BY))
+    chosen = suite or the_site(site_dir)[0].suite.name
+    made = with_keys(
+        site_dir, ask_kek, lambda keys: keys.authority.create_domain(domain, chosen, BY)
+    )
     _say_made(domain, 1, made)
 
 

@@ -12,18 +12,30 @@ from dataclasses import dataclass
 from schemas.enrolment import Renewal
 from schemas.envelope import KeyRing, open_envelope
 from schemas.errors import SchemaError
+from schemas.keys import MAX_KEY_STATEMENT_BYTES, KeyRequest
 from schemas.names import SERVER
 from schemas.report import MAX_REPORT_BYTES, Pull, Report
 from schemas.statement import parse_statement, payload_type
-from schemas.topics import PULL, RENEWAL, REPORT, parse_up
+from schemas.topics import KEYS, PULL, RENEWAL, REPORT, TRANSPORT, parse_up
+from schemas.transport import MAX_TRANSPORT_BYTES, TransportRequest
 from server.ingest.verify import ALARM_KINDS, AlarmKind, Refusal
 
-MAX_BYTES = {REPORT: MAX_REPORT_BYTES, PULL: 8 * 1024, RENEWAL: 16 * 1024}
+Statement = Report | Pull | Renewal | KeyRequest | TransportRequest
+
+MAX_BYTES = {
+    REPORT: MAX_REPORT_BYTES,
+    PULL: 8 * 1024,
+    RENEWAL: 16 * 1024,
+    KEYS: MAX_KEY_STATEMENT_BYTES,
+    TRANSPORT: MAX_TRANSPORT_BYTES,
+}
 """Of a message, by channel."""
-_MODELS: dict[str, type[Report] | type[Pull] | type[Renewal]] = {
+_MODELS: dict[str, type[Statement]] = {
     REPORT: Report,
     PULL: Pull,
     RENEWAL: Renewal,
+    KEYS: KeyRequest,
+    TRANSPORT: TransportRequest,
 }
 
 
@@ -32,7 +44,7 @@ class Heard:
     """What an agent said, beyond doubt."""
 
     agent: str
-    statement: Report | Pull | Renewal
+    statement: Statement
 
 
 def hear(topic: str, payload: bytes, trusted: KeyRing, site: str) -> Heard | Refusal:
@@ -44,7 +56,7 @@ def hear(topic: str, payload: bytes, trusted: KeyRing, site: str) -> Heard | Ref
         if up.site != site or up.channel not in _MODELS:
             return Refusal(AlarmKind.WRONG_TOPIC, agent, f"a statement came on {topic[:200]!r}")
         model = _MODELS[up.channel]
-        kind = payload_type(up.channel)
+        kind = payload_type(model.model_fields["purpose"].default)
         opened = open_envelope(payload, trusted, kind, max_bytes=MAX_BYTES[up.channel])
         if opened.holder != agent:
             detail = f"{up.channel} signed by {opened.holder} came on the topic of {agent}"

@@ -1,4 +1,4 @@
-"""What agents say of themselves: reports, pulls, renewals, and the broker's word of broken links.
+"""What agents say and ask: reports, pulls, renewals, keys, and the broker's word of broken links.
 
 Each agent has a short queue of its own and they are served in turn, so one that has gone mad takes
 its own time and nobody else's. Names no agent has share one queue: they are someone's invention, or
@@ -20,8 +20,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from schemas.enrolment import Renewal
 from schemas.envelope import KeyRing
 from schemas.errors import MalformedTopic
+from schemas.keys import KeyRequest
 from schemas.report import Pull, Report
 from schemas.topics import WILL, parse_up
+from schemas.transport import TransportRequest
 from server.clock import Clock
 from server.core.clones import Clones, Sighting
 from server.core.hearing import Heard, hear
@@ -53,6 +55,10 @@ class Handlers(Protocol):
     def broken(self, agent: str) -> None: ...
 
     async def renewed(self, agent: str, renewal: Renewal) -> None: ...
+
+    def keys_asked(self, agent: str, request: KeyRequest) -> None: ...
+
+    def transport_asked(self, agent: str, request: TransportRequest) -> None: ...
 
 
 @dataclass
@@ -217,6 +223,10 @@ class Inbox:
                     self._refused(Refusal(AlarmKind.REPLAYED, agent, detail))
                 else:
                     self._handlers.pulled(agent, pull)
+            case Heard(agent, KeyRequest() as request):
+                self._handlers.keys_asked(agent, request)
+            case Heard(agent, TransportRequest() as request):
+                self._handlers.transport_asked(agent, request)
             case Heard(agent, Renewal() as renewal):
                 if self._renewals.full():
                     self._dropped.inc()  # the agent asks again

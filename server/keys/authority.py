@@ -7,7 +7,7 @@ or return value: the homes of the keys (`server.keys.home`) give out check value
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -22,12 +22,13 @@ from schemas.server_event_data import (
     KeyVersionDestroyed,
     KeyVersionMade,
 )
+from schemas.suites import SuiteName
 from server.clock import Clock, microseconds
 from server.keys.home import KeysError, Source
 from server.keys.homes import Homes
 from server.store import keys as rows
 from server.store.announcements import announce
-from server.store.database import overwrite_freed
+from server.store.database import overwrite_freed, sole_writer
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Domain:
     """A key domain as the authority knows it."""
 
     name: str
+    suite: SuiteName
     floor: int
     versions: tuple[rows.VersionRow, ...]
 
@@ -82,7 +84,7 @@ class KeyAuthority:
         async with self._engine.connect() as connection:
             versions = await rows.read_versions(connection)
             return [
-                Domain(row.name, row.floor, tuple(v for v in versions if v.domain == row.name))
+                _domain(row, (v for v in versions if v.domain == row.name))
                 for row in await rows.read_domains(connection)
             ]
 
@@ -92,8 +94,11 @@ class KeyAuthority:
             found = await read_domain(connection, domain)
         return found.version(version).check_values
 
-    async def create_domain(self, name: str, by: str) -> CheckValues:
-        """A new domain with version 1. Raises KeysError if it is there, or the name is none."""
+    async def create_domain(self, name: str, suite: SuiteName, by: str) -> CheckValues:
+        """A new domain of that suite, with version 1.
+
+        Raises KeysError if it is there, or the name is none.
+        """
         try:
             TypeAdapter(Name).validate_python(name)
         except ValidationError:
@@ -108,21 +113,22 @@ class KeyAuthority:
                         f"key domain {name} is there already: `ostiary keys new-version {name}`"
                         " makes its next keys"
                     )
-                await rows.add_domain(connection, name, now_us)
-                made = await self._make(connection, name, 1, by, now_us)
+                await rows.add_domain(connection, name, suite, now_us)
+                made = await self._make(connection, Domain(name, suite, 1, ()), 1, by)
         self._announced()
         return made
 
     async def new_version(self, domain: str, by: str) -> tuple[int, CheckValues]:
         """The next version's number and check values. Raises KeysError."""
         async with self._changing, _alone(domain), self._engine.begin() as connection:
-            version = (await read_domain(connection, domain)).newest + 1
+            found = await read_domain(connection, domain)
+            version = found.newest + 1
             if version > MAX_KEY_VERSION:
                 raise KeysError(
                     f"key domain {domain} has used up its {MAX_KEY_VERSION} versions: make a"
                     " new domain and bind its cards there"
                 )
-            made = await self._make(connection, domain, version, by, self._now_us())
+            made = await self._make(connection, found, version, by)
         self._announced()
         return version, made
 
@@ -131,7 +137,7 @@ class KeyAuthority:
 
         Raises KeysError.
         """
-        async with self._changing, self._engine.begin() as connection:
+        async with self._changing, sole_writer(self._engine) as connection:
             found = await read_domain(connection, domain)
             if found.version(floor).destroyed is not None or floor < found.floor:
                 raise KeysError(
@@ -153,7 +159,7 @@ class KeyAuthority:
         that nothing uses, and `load` finishes the work.
         """
         async with self._changing:
-            async with self._engine.begin() as connection:
+            async with sole_writer(self._engine) as connection:
                 found = await read_domain(connection, domain)
                 old = found.version(version)
                 if version >= found.floor:
@@ -173,23 +179,35 @@ class KeyAuthority:
                 await self._finish_destroying(old)
 
     async def _make(
-        self, connection: AsyncConnection, domain: str, version: int, by: str, now_us: int
+        self, connection: AsyncConnection, domain: Domain, version: int, by: str
     ) -> CheckValues:
-        home = self._homes.first
-        made = await self._homes.ask(home.new_version, domain, version)
+        home, now = self._homes.first, self._clock.now()
+        made = await self._homes.ask(home.new_version, domain.name, domain.suite, version)
         row = rows.VersionRow(
-            domain, version, home.name, made.stored, made.check_values, self._clock.now(), None
+            domain.name,
+            domain.suite,
+            version,
+            home.name,
+            made.stored,
+            made.check_values,
+            now,
+            None,
         )
         await rows.add_version(connection, row)
         data = KeyVersionMade(
-            by=by, domain=domain, version=version, check_values=made.check_values, home=home.name
+            by=by,
+            domain=domain.name,
+            version=version,
+            check_values=made.check_values,
+            home=home.name,
         )
-        await announce(connection, "keys.version_made", key_subject(domain), data, now_us)
+        subject = key_subject(domain.name)
+        await announce(connection, "keys.version_made", subject, data, microseconds(now))
         return made.check_values
 
     async def _finish_destroying(self, old: rows.VersionRow) -> None:
         home = self._homes.of(old.home)
-        await self._homes.ask(home.destroy, Source(old.domain, old.version, old.stored))
+        await self._homes.ask(home.destroy, Source(old.domain, old.suite, old.version, old.stored))
         async with self._engine.begin() as connection:
             await rows.forget_stored(connection, old.domain, old.version)
         await overwrite_freed(self._engine)
@@ -217,7 +235,11 @@ async def read_domain(connection: AsyncConnection, name: str) -> Domain:
             f"there is no key domain {name}: see `ostiary keys domains`, or make it with"
             f" `ostiary keys create {name}`"
         )
-    return Domain(row.name, row.floor, tuple(await rows.read_versions(connection, name)))
+    return _domain(row, await rows.read_versions(connection, name))
+
+
+def _domain(row: rows.DomainRow, versions: Iterable[rows.VersionRow]) -> Domain:
+    return Domain(row.name, row.suite, row.floor, tuple(versions))
 
 
 def key_subject(domain: str) -> str:

@@ -48,6 +48,7 @@ class CopiedDomain(BaseModel):
     model_config = _STRICT
 
     name: Name
+    suite: SuiteName
     floor: KeyVersion
 
 
@@ -71,6 +72,7 @@ class CopiedEsam(BaseModel):
     model_config = _STRICT
 
     serial: EsamSerial
+    suite: SuiteName
     agent: AgentId
     state: str
     home: Home
@@ -84,7 +86,6 @@ class Contents(BaseModel):
 
     model_config = _STRICT
 
-    suite: SuiteName
     domains: tuple[CopiedDomain, ...]
     versions: tuple[CopiedVersion, ...]
     esams: tuple[CopiedEsam, ...]

@@ -65,10 +65,6 @@ class Copying:
             raise KeysError(f"the backup is of site {heading.site}, this is {self.site.name}")
         key = backup.key_for(heading, self.kek, shares)
         contents = backup.read_backup(data, key)
-        if contents.suite != self.site.suite.name:
-            raise KeysError(
-                f"the backup is of suite {contents.suite}, the site of {self.site.suite.name}"
-            )
         now_us = microseconds(self.clock.now())
         async with self.engine.begin() as connection:
             await _restore_domains(connection, contents, now_us)
@@ -82,9 +78,8 @@ class Copying:
     async def _contents(self, connection: AsyncConnection, to: SealedHome) -> backup.Contents:
         ours = self._home(self.kek)
         return backup.Contents(
-            suite=self.site.suite.name,
             domains=tuple(
-                backup.CopiedDomain(name=each.name, floor=each.floor)
+                backup.CopiedDomain(name=each.name, suite=each.suite, floor=each.floor)
                 for each in await rows.read_domains(connection)
             ),
             versions=tuple(
@@ -102,6 +97,7 @@ class Copying:
             esams=tuple(
                 backup.CopiedEsam(
                     serial=each.serial,
+                    suite=each.suite,
                     agent=each.agent,
                     state=each.state,
                     home=each.home,
@@ -118,6 +114,7 @@ class Copying:
     ) -> list[str]:
         there = {(v.domain, v.version): v for v in await rows.read_versions(connection)}
         destroyed = []
+        suites = {each.name: each.suite for each in contents.domains}
         for each in contents.versions:
             ours = there.get((each.domain, each.version))
             name = f"{each.domain}/{each.version}"
@@ -132,6 +129,7 @@ class Copying:
                 continue
             row = rows.VersionRow(
                 each.domain,
+                suites[each.domain],
                 each.version,
                 each.home,
                 bytes.fromhex(each.stored),
@@ -150,6 +148,7 @@ class Copying:
         for each in contents.esams:
             row = rows.EsamRow(
                 each.serial,
+                each.suite,
                 each.agent,
                 each.state,
                 each.home,
@@ -160,11 +159,11 @@ class Copying:
             row = replace(row, control=_moved(row, sealed_by, self._home(self.kek)))
             if (ours := there.get(each.serial)) is not None:
                 # what happened since the backup stands: only the control key is of the backup
-                row = replace(ours, home=row.home, control=row.control)
+                row = replace(ours, suite=row.suite, home=row.home, control=row.control)
             await rows.put_esam(connection, row)
 
     def _home(self, kek: bytes) -> SealedHome:
-        return SealedHome(self.site.name, self.site.suite, kek, self.random)
+        return SealedHome(self.site.name, kek, self.random)
 
     async def _announce(self, name: str, copied: KeysCopied) -> None:
         now_us = microseconds(self.clock.now())
@@ -180,7 +179,12 @@ async def _restore_domains(
     for each in contents.domains:
         ours = there.get(each.name)
         if ours is None:
-            await rows.add_domain(connection, each.name, now_us, each.floor)
+            await rows.add_domain(connection, each.name, each.suite, now_us, each.floor)
+        elif each.suite != ours.suite:
+            raise KeysError(
+                f"the backup's domain {each.name} is of suite {each.suite}, this site's of"
+                f" {ours.suite}. Nothing was restored"
+            )
         elif each.floor > ours.floor:
             await rows.raise_floor(connection, each.name, each.floor)
 
@@ -190,12 +194,12 @@ def _moved(row: rows.VersionRow | rows.EsamRow, ours: SealedHome, to: SealedHome
     if isinstance(row, rows.EsamRow):
         if row.home != ours.name:
             return row.control
-        return ours.moved_control_key(bytes.fromhex(row.serial), row.control, to)
+        return ours.moved_control_key(row.suite, bytes.fromhex(row.serial), row.control, to)
     if row.destroyed is not None:
         return b""
     if row.home != ours.name:
         return row.stored
-    return ours.moved_version(Source(row.domain, row.version, row.stored), to)
+    return ours.moved_version(Source(row.domain, row.suite, row.version, row.stored), to)
 
 
 def _copied(by: str, contents: backup.Contents, shares: int, needed: int) -> KeysCopied:

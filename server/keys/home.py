@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 from schemas.esam import KeyPlace
 from schemas.keys import CheckValues
+from schemas.suites import SuiteName
 
 HomeName = Literal["sealed", "pkcs11"]
 
@@ -21,6 +22,10 @@ class KeysError(Exception):
 
 class HomeUnavailable(KeysError):
     """The place of the keys can't be opened or does not answer."""
+
+
+class HomeLocked(HomeUnavailable):
+    """The PIN was refused: another try might lock the token for good."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,19 @@ class Source:
     """Which version of which domain a key is taken from, as the database keeps it."""
 
     domain: str
+    suite: SuiteName
     version: int
     stored: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class LoanPlace:
+    """Which ESAM is lent a key: for which card, and which version at which place."""
+
+    serial: bytes
+    index: int
+    version: int
+    card_id: bytes
 
 
 class KeyHome(Protocol):
@@ -46,10 +62,13 @@ class KeyHome(Protocol):
     @property
     def name(self) -> HomeName: ...
 
-    def new_version(self, domain: str, version: int) -> NewVersion:
+    def open(self) -> None:
+        """See that it answers."""
+
+    def new_version(self, domain: str, suite: SuiteName, version: int) -> NewVersion:
         """Make the three keys of a version."""
 
-    def keep_control_key(self, serial: bytes, key: bytes) -> bytes:
+    def keep_control_key(self, suite: SuiteName, serial: bytes, key: bytes) -> bytes:
         """Take an ESAM's control key; what is returned is for the database."""
 
     def forget_control_key(self, control: bytes) -> None:
@@ -58,10 +77,20 @@ class KeyHome(Protocol):
     def package(
         self, source: Source, control: bytes, challenge: bytes, place: KeyPlace
     ) -> tuple[bytes, bytes]:
-        """The data of WRITE KEY for `place`, and the check value of the key in it."""
+        """The data of WRITE KEY for `place` in an ESAM of the key's suite, and its check value."""
 
-    def floor(self, control: bytes, challenge: bytes, place: KeyPlace) -> bytes:
+    def floor(self, suite: SuiteName, control: bytes, challenge: bytes, place: KeyPlace) -> bytes:
         """The data of RAISE FLOOR."""
+
+    def lend(
+        self,
+        suite: SuiteName,
+        control: bytes,
+        challenge: bytes,
+        place: LoanPlace,
+        transport_key: bytes,
+    ) -> bytes:
+        """The data of WRITE KEY that lends an ESAM the transport key of one card."""
 
     def destroy(self, source: Source) -> None:
         """Make the keys of a version useless, wherever they are; again is no error."""

@@ -18,11 +18,20 @@ import pkcs11
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, SecretKey, Session
 
 from schemas.esam import CHECK_VALUE_BYTES, KeyPlace
+from schemas.esam_issue import lent_blocks, lent_header
 from schemas.keys import CheckValues, Purpose
 from schemas.secure_messaging import MAC_BYTES
-from schemas.suites import RandomBytes
+from schemas.suites import RandomBytes, SuiteName
 from schemas.suites.suite import BLOCK_BYTES, KEY_BYTES
-from server.keys.home import HomeName, HomeUnavailable, NewVersion, Source
+from server.keys.home import (
+    HomeLocked,
+    HomeName,
+    HomeUnavailable,
+    KeysError,
+    LoanPlace,
+    NewVersion,
+    Source,
+)
 from server.site import Site
 
 PIN_ENV = "OSTIARY_PKCS11_PIN"
@@ -47,12 +56,18 @@ class TokenHome:
     def __init__(self, site: str, token: pkcs11.Token, pin: str, random: RandomBytes) -> None:
         self._site, self._token, self._pin, self._random = site, token, pin, random
 
-    def new_version(self, domain: str, version: int) -> NewVersion:
+    def open(self) -> None:
+        """A session with the PIN."""
+        with self._session():
+            pass
+
+    def new_version(self, domain: str, suite: SuiteName, version: int) -> NewVersion:
         """A key that the token makes.
 
         One that is there under this name was made before a stop, or belongs to rows that a backup
         of the database does not have: it is taken, not replaced.
         """
+        _refuse_sm4(suite, f"key domain {domain}")
         label = f"ostiary/{self._site}/domain/{domain}/{version}"
         with self._session() as session:
             master = _by_label(session, label)
@@ -69,10 +84,11 @@ class TokenHome:
             checks = {p.name.lower(): _check(_domain_key(master, p)).hex() for p in Purpose}
             return NewVersion(bytes(master.id), CheckValues(**checks))
 
-    def keep_control_key(self, serial: bytes, key: bytes) -> bytes:
+    def keep_control_key(self, suite: SuiteName, serial: bytes, key: bytes) -> bytes:
         """Put it into the token, beside an older one of this ESAM until that is forgotten."""
         if len(key) != KEY_BYTES:
             raise ValueError(f"a control key is {KEY_BYTES} bytes, not {len(key)}")
+        _refuse_sm4(suite, f"ESAM {serial.hex()}")
         label = f"ostiary/{self._site}/esam/{serial.hex()}"
         with self._session() as session:
             made = session.create_object(
@@ -110,15 +126,38 @@ class TokenHome:
         with self._session() as session:
             what = f"version {source.version} of key domain {source.domain}"
             key = _domain_key(_by_id(session, source.stored, what), purpose)
-            control_key = _control(session, control, place)
+            control_key = _control(session, control, place.serial)
             wrapping = _session_key(control_key, 1, challenge, MechanismFlag.WRAP)
             wrapped = wrapping.wrap_key(key, mechanism=Mechanism.AES_CBC, mechanism_param=_ZERO)
-            return _authenticated(control_key, challenge, place, wrapped), _check(key)
+            body = _authenticated(control_key, challenge, place.bound, place.index, wrapped)
+            return body, _check(key)
 
-    def floor(self, control: bytes, challenge: bytes, place: KeyPlace) -> bytes:
+    def floor(self, suite: SuiteName, control: bytes, challenge: bytes, place: KeyPlace) -> bytes:
         """The MAC that the ESAM asks for before it forgets."""
+        _refuse_sm4(suite, f"ESAM {place.serial.hex()}")
         with self._session() as session:
-            return _authenticated(_control(session, control, place), challenge, place, b"")
+            control_key = _control(session, control, place.serial)
+            return _authenticated(control_key, challenge, place.bound, place.index, b"")
+
+    def lend(
+        self,
+        suite: SuiteName,
+        control: bytes,
+        challenge: bytes,
+        place: LoanPlace,
+        transport_key: bytes,
+    ) -> bytes:
+        """The card and its key, enciphered inside the token: CBC, a block at a time."""
+        _refuse_sm4(suite, f"ESAM {place.serial.hex()}")
+        first, second = lent_blocks(place.card_id, transport_key)
+        bound = lent_header(place.version) + place.serial + bytes((place.index,))
+        with self._session() as session:
+            control_key = _control(session, control, place.serial)
+            key = _session_key(control_key, 1, challenge, MechanismFlag.ENCRYPT)
+            before = _block(key, first)
+            mixed = bytes(a ^ b for a, b in zip(before, second, strict=True))
+            enciphered = before + _block(key, mixed)
+            return _authenticated(control_key, challenge, bound, place.index, enciphered)
 
     def destroy(self, source: Source) -> None:
         """Remove the key from the token."""
@@ -135,18 +174,15 @@ class TokenHome:
             with self._token.open(user_pin=self._pin, rw=True) as session:
                 yield session
         except pkcs11.PKCS11Error as error:
-            raise HomeUnavailable(_told(error, self._token.label)) from None
+            locked = isinstance(error, pkcs11.PinIncorrect | pkcs11.PinLocked)
+            refusal = HomeLocked if locked else HomeUnavailable
+            raise refusal(_told(error, self._token.label)) from None
 
 
 def open_token(
     site: Site, module: str, label: str, environ: Mapping[str, str], random: RandomBytes
 ) -> TokenHome:
     """The home in the token of this label. Raises HomeUnavailable."""
-    if site.suite.name != "intl":
-        raise HomeUnavailable(
-            f"PKCS #11 has no SM4: the keys of a site of suite {site.suite.name} can't be in a"
-            ' token. Set key_home = "sealed" and leave out pkcs11_module'
-        )
     pin = _pin(environ)
     try:
         token = pkcs11.lib(module).get_token(token_label=label)
@@ -163,8 +199,16 @@ def open_token(
             f"the token {label} lacks {', '.join(lacking)}: it can't keep keys of Ostiary"
         )
     home = TokenHome(site.name, token, pin, random)
-    with home._session():  # a wrong PIN shows now, once, and not at a door's first question
-        return home
+    home.open()  # a wrong PIN shows now, once, and not at a door's first question
+    return home
+
+
+def _refuse_sm4(suite: SuiteName, what: str) -> None:
+    if suite != "intl":
+        raise KeysError(
+            f"{what} is of suite {suite}, and PKCS #11 has no SM4: its keys can't be in a token."
+            ' Set key_home = "sealed" for it; what is in the token stays there'
+        )
 
 
 def _pin(environ: Mapping[str, str]) -> str:
@@ -205,8 +249,8 @@ def _by_id(session: Session, id: bytes, what: str) -> SecretKey:
     return found[0]
 
 
-def _control(session: Session, control: bytes, place: KeyPlace) -> SecretKey:
-    return _by_id(session, control, f"the control key of ESAM {place.serial.hex()}")
+def _control(session: Session, control: bytes, serial: bytes) -> SecretKey:
+    return _by_id(session, control, f"the control key of ESAM {serial.hex()}")
 
 
 def _domain_key(master: SecretKey, purpose: Purpose) -> SecretKey:
@@ -244,12 +288,12 @@ def _derived(base: SecretKey, data: bytes, use: MechanismFlag, *, extractable: b
 
 
 def _authenticated(
-    control: SecretKey, challenge: bytes, place: KeyPlace, enciphered: bytes
+    control: SecretKey, challenge: bytes, bound: bytes, index: int, enciphered: bytes
 ) -> bytes:
     key = _session_key(control, 2, challenge, MechanismFlag.SIGN)
     lc = bytes((len(enciphered) + MAC_BYTES,))
-    mac = bytes(key.sign(place.bound + lc + enciphered, mechanism=Mechanism.AES_CMAC))[:MAC_BYTES]
-    return bytes((place.index,)) + enciphered + mac
+    mac = bytes(key.sign(bound + lc + enciphered, mechanism=Mechanism.AES_CMAC))[:MAC_BYTES]
+    return bytes((index,)) + enciphered + mac
 
 
 def _check(key: SecretKey) -> bytes:

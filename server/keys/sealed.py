@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from schemas.errors import BadSignature
 from schemas.esam import KeyPlace, check_value, seal_for_esam
+from schemas.esam_issue import ControlKey
 from schemas.keys import CheckValues, Purpose
 from schemas.sealed import seal_secret, unseal_secret
-from schemas.suites import RandomBytes, Suite
+from schemas.suites import RandomBytes, SuiteName
+from schemas.suites import suite as suite_of
 from schemas.suites.suite import KEY_BYTES
-from server.keys.home import HomeName, HomeUnavailable, NewVersion, Source
+from server.keys.home import HomeName, HomeUnavailable, LoanPlace, NewVersion, Source
 
 
 class SealedHome:
@@ -20,21 +22,25 @@ class SealedHome:
 
     name: HomeName = "sealed"
 
-    def __init__(self, site: str, suite: Suite, kek: bytes, random: RandomBytes) -> None:
-        self._site, self._suite, self._kek, self._random = site, suite, kek, random
+    def __init__(self, site: str, kek: bytes, random: RandomBytes) -> None:
+        self._site, self._kek, self._random = site, kek, random
 
-    def new_version(self, domain: str, version: int) -> NewVersion:
+    def open(self) -> None:
+        """Nothing: the database answers, or nothing works."""
+
+    def new_version(self, domain: str, suite: SuiteName, version: int) -> NewVersion:
         """Three keys from the random source."""
         keys = {purpose: self._random(KEY_BYTES) for purpose in Purpose}
-        stored = self._seal(b"".join(keys.values()), self._version(domain, version))
-        checks = {p.name.lower(): check_value(self._suite, key).hex() for p, key in keys.items()}
+        stored = self._seal(b"".join(keys.values()), self._version(domain, suite, version))
+        suited = suite_of(suite)
+        checks = {p.name.lower(): check_value(suited, key).hex() for p, key in keys.items()}
         return NewVersion(stored, CheckValues(**checks))
 
-    def keep_control_key(self, serial: bytes, key: bytes) -> bytes:
-        """Seal it for this ESAM. Raises ValueError for one of another length."""
+    def keep_control_key(self, suite: SuiteName, serial: bytes, key: bytes) -> bytes:
+        """Seal it for this ESAM of this suite. Raises ValueError for one of another length."""
         if len(key) != KEY_BYTES:
             raise ValueError(f"a control key is {KEY_BYTES} bytes, not {len(key)}")
-        return self._seal(key, self._esam(serial))
+        return self._seal(key, self._esam(suite, serial))
 
     def forget_control_key(self, control: bytes) -> None:
         """Nothing: it was in what the database has forgotten."""
@@ -46,28 +52,51 @@ class SealedHome:
         purpose = place.item.purpose
         if purpose is None:
             raise ValueError("a floor is no key")
-        keys = self._unseal(source.stored, self._version(source.domain, source.version))
+        keys = self._unseal(
+            source.stored, self._version(source.domain, source.suite, source.version)
+        )
         key = keys[(purpose - 1) * KEY_BYTES : purpose * KEY_BYTES]
-        control_key = self._unseal(control, self._esam(place.serial))
-        body = seal_for_esam(self._suite, control_key, challenge, place, key)
-        return body, check_value(self._suite, key)
+        control_key = self._unseal(control, self._esam(source.suite, place.serial))
+        suite = suite_of(source.suite)
+        body = seal_for_esam(suite, control_key, challenge, place, key)
+        return body, check_value(suite, key)
 
-    def floor(self, control: bytes, challenge: bytes, place: KeyPlace) -> bytes:
+    def floor(self, suite: SuiteName, control: bytes, challenge: bytes, place: KeyPlace) -> bytes:
         """The MAC that the ESAM asks for before it forgets."""
-        control_key = self._unseal(control, self._esam(place.serial))
-        return seal_for_esam(self._suite, control_key, challenge, place, b"")
+        control_key = self._unseal(control, self._esam(suite, place.serial))
+        return seal_for_esam(suite_of(suite), control_key, challenge, place, b"")
+
+    def lend(
+        self,
+        suite: SuiteName,
+        control: bytes,
+        challenge: bytes,
+        place: LoanPlace,
+        transport_key: bytes,
+    ) -> bytes:
+        """The card and its key, enciphered for the ESAM."""
+        key = self._unseal(control, self._esam(suite, place.serial))
+        return ControlKey(suite_of(suite), place.serial, key).lend(
+            challenge,
+            index=place.index,
+            version=place.version,
+            card_id=place.card_id,
+            transport_key=transport_key,
+        )
 
     def destroy(self, source: Source) -> None:
         """Nothing: the keys are in what the database forgets."""
 
     def moved_version(self, source: Source, to: SealedHome) -> bytes:
         """The keys of a version, sealed under another key-encryption key."""
-        context = self._version(source.domain, source.version)
+        context = self._version(source.domain, source.suite, source.version)
         return to._seal(self._unseal(source.stored, context), context)
 
-    def moved_control_key(self, serial: bytes, control: bytes, to: SealedHome) -> bytes:
+    def moved_control_key(
+        self, suite: SuiteName, serial: bytes, control: bytes, to: SealedHome
+    ) -> bytes:
         """A control key, sealed under another key-encryption key."""
-        context = self._esam(serial)
+        context = self._esam(suite, serial)
         return to._seal(self._unseal(control, context), context)
 
     def _seal(self, secret: bytes, context: str) -> bytes:
@@ -82,8 +111,8 @@ class SealedHome:
                 " restore the keys with `ostiary keys restore`"
             ) from None
 
-    def _version(self, domain: str, version: int) -> str:
-        return f"{self._site}/key-domain/{domain}/{version}"
+    def _version(self, domain: str, suite: SuiteName, version: int) -> str:
+        return f"{self._site}/key-domain/{domain}/{suite}/{version}"
 
-    def _esam(self, serial: bytes) -> str:
-        return f"{self._site}/esam/{serial.hex()}"
+    def _esam(self, suite: SuiteName, serial: bytes) -> str:
+        return f"{self._site}/esam/{suite}/{serial.hex()}"

@@ -63,6 +63,20 @@ async def snapshot(db: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             yield await connection.execution_options(isolation_level="REPEATABLE READ")
 
 
+@asynccontextmanager
+async def sole_writer(db: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A transaction whose reads hold until it commits: no other process writes meanwhile.
+
+    Keep it short. In PostgreSQL it is alone among those that go about keys.
+    """
+    async with db.begin() as connection:
+        if db.dialect.name == "sqlite":  # its driver begins a transaction for a write alone
+            await connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            await connection.exec_driver_sql("LOCK TABLE key_domains IN EXCLUSIVE MODE")
+        yield connection
+
+
 async def overwrite_freed(db: AsyncEngine) -> None:
     """Have SQLite move what is committed out of its log, so that no old page stays there."""
     if db.dialect.name == "sqlite":

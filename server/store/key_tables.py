@@ -23,6 +23,7 @@ key_domains = Table(
     "key_domains",
     metadata,
     Column("name", String(63), primary_key=True),
+    Column("suite", String(8), nullable=False),
     Column("floor", Integer, nullable=False),
     Column("created_us", BigInteger, nullable=False),
 )
@@ -45,6 +46,7 @@ esams = Table(
     "esams",
     metadata,
     Column("serial", String(16), primary_key=True),
+    Column("suite", String(8), nullable=False),
     Column("agent", String(63), nullable=False),
     Column("state", String(16), nullable=False),
     Column("home", String(8), nullable=False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -10,6 +11,7 @@ from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.keys import CheckValues
+from schemas.suites import SuiteName
 from server.clock import from_microseconds, microseconds
 from server.store.key_tables import esam_domains, esams, key_domains, key_versions
 
@@ -19,6 +21,7 @@ class DomainRow:
     """A key domain and its floor: no version below it is given to any ESAM."""
 
     name: str
+    suite: SuiteName
     floor: int
     created: datetime
 
@@ -28,6 +31,7 @@ class VersionRow:
     """One version of a domain's secret; `stored` is empty once it is gone."""
 
     domain: str
+    suite: SuiteName
     version: int
     home: str
     stored: bytes = field(repr=False)
@@ -41,6 +45,7 @@ class EsamRow:
     """An ESAM, and the domains it may be given with the place of each, if known."""
 
     serial: str
+    suite: SuiteName
     agent: str
     state: str
     home: str
@@ -52,21 +57,22 @@ class EsamRow:
 async def read_domains(connection: AsyncConnection) -> list[DomainRow]:
     """All of them, by name."""
     rows = await connection.execute(select(key_domains).order_by(key_domains.c.name))
-    return [DomainRow(r.name, r.floor, from_microseconds(r.created_us)) for r in rows]
+    return [_domain(row) for row in rows]
 
 
 async def read_domain(connection: AsyncConnection, name: str) -> DomainRow | None:
     """One of them."""
     query = select(key_domains).where(key_domains.c.name == name)
     row = (await connection.execute(query)).one_or_none()
-    return (
-        None if row is None else DomainRow(row.name, row.floor, from_microseconds(row.created_us))
-    )
+    return None if row is None else _domain(row)
 
 
-async def add_domain(connection: AsyncConnection, name: str, now_us: int, floor: int = 1) -> None:
+async def add_domain(
+    connection: AsyncConnection, name: str, suite: SuiteName, now_us: int, floor: int = 1
+) -> None:
     """A domain without versions yet."""
-    await connection.execute(insert(key_domains).values(name=name, floor=floor, created_us=now_us))
+    values = {"name": name, "suite": suite, "floor": floor, "created_us": now_us}
+    await connection.execute(insert(key_domains).values(values))
 
 
 async def raise_floor(connection: AsyncConnection, name: str, floor: int) -> None:
@@ -77,7 +83,11 @@ async def raise_floor(connection: AsyncConnection, name: str, floor: int) -> Non
 
 async def read_versions(connection: AsyncConnection, domain: str | None = None) -> list[VersionRow]:
     """The versions of one domain or of all, oldest first."""
-    query = select(key_versions).order_by(key_versions.c.domain, key_versions.c.version)
+    query = (
+        select(key_versions, key_domains.c.suite)
+        .join(key_domains, key_domains.c.name == key_versions.c.domain)
+        .order_by(key_versions.c.domain, key_versions.c.version)
+    )
     if domain is not None:
         query = query.where(key_versions.c.domain == domain)
     return [_version(row) for row in await connection.execute(query)]
@@ -130,19 +140,28 @@ async def _change_version(
     await connection.execute(query.values(**values))
 
 
-async def read_esams(connection: AsyncConnection, serial: str | None = None) -> list[EsamRow]:
-    """All ESAMs or one, by serial."""
+async def homes_in_use(connection: AsyncConnection) -> set[str]:
+    """Where the keys are that are not destroyed, and the control keys."""
+    kept = select(key_versions.c.home).where(key_versions.c.destroyed_us.is_(None))
+    return set(await connection.scalars(kept.union(select(esams.c.home))))
+
+
+async def read_esams(
+    connection: AsyncConnection, serials: Collection[str] | None = None
+) -> list[EsamRow]:
+    """All ESAMs or some, by serial."""
     query = select(esams).order_by(esams.c.serial)
     places = select(esam_domains).order_by(esam_domains.c.domain)
-    if serial is not None:
-        query = query.where(esams.c.serial == serial)
-        places = places.where(esam_domains.c.serial == serial)
+    if serials is not None:
+        query = query.where(esams.c.serial.in_(serials))
+        places = places.where(esam_domains.c.serial.in_(serials))
     domains: dict[str, dict[str, int | None]] = {}
     for row in await connection.execute(places):
         domains.setdefault(row.serial, {})[row.domain] = row.place
     return [
         EsamRow(
             row.serial,
+            row.suite,
             row.agent,
             row.state,
             row.home,
@@ -161,6 +180,7 @@ async def put_esam(connection: AsyncConnection, row: EsamRow) -> None:
     await connection.execute(
         insert(esams).values(
             serial=row.serial,
+            suite=row.suite,
             agent=row.agent,
             state=row.state,
             home=row.home,
@@ -187,9 +207,14 @@ async def set_place(connection: AsyncConnection, serial: str, domain: str, place
     await connection.execute(query.values(place=place))
 
 
+def _domain(row: Row[Any]) -> DomainRow:
+    return DomainRow(row.name, row.suite, row.floor, from_microseconds(row.created_us))
+
+
 def _version(row: Row[Any]) -> VersionRow:
     return VersionRow(
         row.domain,
+        row.suite,
         row.version,
         row.home,
         row.stored,

@@ -39,7 +39,7 @@ async def scene(request, tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
     path, random = tmp_path / "site", Recorder()
     site = create_site(path, "demo", request.param, secrets.token_bytes, {})
-    home = SealedHome("demo", site.suite, read_kek(path, {}), random)
+    home = SealedHome("demo", read_kek(path, {}), random)
     async with key_desk(path, homes=[home]) as desk:
         yield desk, random, []
 
@@ -54,7 +54,7 @@ async def refuse(said, work):
 async def everything(desk, said, folder):
     """Use all that the authority can do, and much that it refuses."""
     esam = EsamDesk(desk.site.suite.name).issue()
-    await desk.authority.create_domain(DOMAIN, "test")
+    await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     await desk.authority.new_version(DOMAIN, "test")
     await desk.know(esam)
     for version in (1, 2):
@@ -101,7 +101,7 @@ async def test_no_key_is_anywhere(scene, tmp_path, caplog):
 
 async def test_what_was_destroyed_is_overwritten_on_the_disk(scene, tmp_path):
     desk, _, _ = scene
-    await desk.authority.create_domain(DOMAIN, "test")
+    await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     await desk.authority.new_version(DOMAIN, "test")
     (domain,) = await desk.authority.domains()
     old, new = (version.stored for version in domain.versions)
@@ -115,7 +115,11 @@ async def test_what_was_destroyed_is_overwritten_on_the_disk(scene, tmp_path):
 @pytest.mark.parametrize("control_key", [b"\xaa" * 15, b"\xaa" * 17])
 def test_a_control_key_that_is_malformed_is_not_repeated(control_key):
     with pytest.raises(ValidationError) as refusal:
-        NewEsam(serial="00" * 8, control_key=control_key, agent="a", domains=("zone-a",))
+        NewEsam(
+            serial="00" * 8, suite="gm", control_key=control_key, agent="a", domains=("zone-a",)
+        )
     assert "xaa" not in str(refusal.value)
-    esam = NewEsam(serial="00" * 8, control_key=b"k" * 16, agent="a", domains=("zone-a",))
+    esam = NewEsam(
+        serial="00" * 8, suite="gm", control_key=b"k" * 16, agent="a", domains=("zone-a",)
+    )
     assert "kkk" not in repr(esam)

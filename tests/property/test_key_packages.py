@@ -45,12 +45,12 @@ class Source16:
 def packed(algorithms, control_key, challenge, place):
     """A home, what it packed for this place, and the keys that it drew."""
     random = Source16()
-    home = SealedHome("demo", algorithms, secrets.token_bytes(32), random)
-    made = home.new_version("zone-a", place.version)
-    control = home.keep_control_key(place.serial, control_key)
+    home = SealedHome("demo", secrets.token_bytes(32), random)
+    made = home.new_version("zone-a", algorithms.name, place.version)
+    control = home.keep_control_key(algorithms.name, place.serial, control_key)
     if place.item is Item.FLOOR:
-        return home.floor(control, challenge, place), random.given
-    source = Source("zone-a", place.version, made.stored)
+        return home.floor(algorithms.name, control, challenge, place), random.given
+    source = Source("zone-a", algorithms.name, place.version, made.stored)
     body, check = home.package(source, control, challenge, place)
     assert check.hex() == getattr(made.check_values, place.item.value)
     return body, random.given
@@ -108,21 +108,24 @@ def test_an_esam_takes_it_once(name, purpose, version):
 
 @given(SUITES, st.binary(min_size=32, max_size=32), st.data())
 def test_what_is_sealed_opens_for_its_own_name_alone(algorithms, kek, data):
-    home = SealedHome("demo", algorithms, kek, secrets.token_bytes)
-    stored = home.new_version("zone-a", 1).stored
-    control = home.keep_control_key(bytes(8), bytes(16))
+    home = SealedHome("demo", kek, secrets.token_bytes)
+    stored = home.new_version("zone-a", algorithms.name, 1).stored
+    control = home.keep_control_key(algorithms.name, bytes(8), bytes(16))
     changed = bytearray(stored)
     bit = data.draw(st.integers(0, 8 * len(stored) - 1))
     changed[bit // 8] ^= 1 << bit % 8
     place = KeyPlace(bytes(8), 1, Item.AUTH, 1)
     for source in (
-        Source("zone-b", 1, stored),
-        Source("zone-a", 2, stored),
-        Source("zone-a", 1, control),
-        Source("zone-a", 1, bytes(changed)),
-        Source("zone-a", 1, b""),
+        Source("zone-b", algorithms.name, 1, stored),
+        Source("zone-a", algorithms.name, 2, stored),
+        Source("zone-a", "gm" if algorithms.name == "intl" else "intl", 1, stored),
+        Source("zone-a", algorithms.name, 1, control),
+        Source("zone-a", algorithms.name, 1, bytes(changed)),
+        Source("zone-a", algorithms.name, 1, b""),
     ):
         with pytest.raises(HomeUnavailable):
             home.package(source, control, bytes(16), place)
     with pytest.raises(HomeUnavailable):
-        home.floor(control, bytes(16), replace(place, serial=b"another1", item=Item.FLOOR))
+        home.floor(
+            algorithms.name, control, bytes(16), replace(place, serial=b"another1", item=Item.FLOOR)
+        )

@@ -30,7 +30,7 @@ def esam(desk):
 
 
 async def test_a_new_domain_has_one_version_and_its_check_values(desk):
-    made = await desk.authority.create_domain(DOMAIN, "test")
+    made = await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     (domain,) = await desk.authority.domains()
     assert (domain.name, domain.floor, domain.newest) == (DOMAIN, 1, 1)
     assert await desk.authority.check_values(DOMAIN, 1) == made
@@ -40,15 +40,15 @@ async def test_a_new_domain_has_one_version_and_its_check_values(desk):
 
 
 async def test_a_domain_is_made_once_and_its_name_is_a_name(desk):
-    await desk.authority.create_domain(DOMAIN, "test")
+    await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     for name, why in [(DOMAIN, "there already"), ("Zone A", "not a name"), ("", "not a name")]:
         with pytest.raises(KeysError, match=why):
-            await desk.authority.create_domain(name, "test")
+            await desk.authority.create_domain(name, desk.suite, "test")
     assert len(await desk.news()) == 1
 
 
 async def test_versions_count_up_and_no_two_have_the_same_keys(desk):
-    made = [await desk.authority.create_domain(DOMAIN, "test")]
+    made = [await desk.authority.create_domain(DOMAIN, desk.suite, "test")]
     for number in (2, 3):
         version, checks = await desk.authority.new_version(DOMAIN, "test")
         assert version == number
@@ -62,11 +62,11 @@ async def test_versions_count_up_and_no_two_have_the_same_keys(desk):
 
 async def test_two_who_make_a_version_at_once_never_write_over_each_others_keys(desk, tmp_path):
     """Two commands are two processes: no lock of ours is between them."""
-    await desk.authority.create_domain(DOMAIN, "test")
+    await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     async with key_desk(tmp_path / "site") as other:
         made = await asyncio.gather(
             *(each.authority.new_version(DOMAIN, "test") for each in (desk, other) * 4),
-            *(each.authority.create_domain("zone-b", "test") for each in (desk, other)),
+            *(each.authority.create_domain("zone-b", each.suite, "test") for each in (desk, other)),
             return_exceptions=True,
         )
     refusals = [each for each in made if isinstance(each, Exception)]
@@ -82,7 +82,7 @@ async def test_two_who_make_a_version_at_once_never_write_over_each_others_keys(
 
 
 async def test_a_floor_that_another_process_raised_higher_stays(desk):
-    await desk.authority.create_domain(DOMAIN, "test")
+    await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     async with desk.engine.begin() as connection:
         await rows.raise_floor(connection, DOMAIN, 3)
         await rows.raise_floor(connection, DOMAIN, 2)
@@ -90,7 +90,7 @@ async def test_a_floor_that_another_process_raised_higher_stays(desk):
 
 
 async def test_an_esam_takes_every_key_and_shows_the_authoritys_check_values(desk, esam):
-    made = await desk.authority.create_domain(DOMAIN, "test")
+    made = await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     await desk.know(esam)
     for item in KEYS:
         assert await desk.write(esam, item, 1)
@@ -99,7 +99,7 @@ async def test_an_esam_takes_every_key_and_shows_the_authoritys_check_values(des
 
 
 async def test_every_package_is_announced_before_it_is_given(desk, esam):
-    made = await desk.authority.create_domain(DOMAIN, "test")
+    made = await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     await desk.know(esam)
     await desk.write(esam, Item.ADMIT, 1)
     name, data = (await desk.news())[-1]
@@ -116,7 +116,7 @@ async def test_every_package_is_announced_before_it_is_given(desk, esam):
 
 
 async def test_a_package_answers_its_request_and_no_other(desk, esam):
-    await desk.authority.create_domain(DOMAIN, "test")
+    await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     await desk.know(esam)
     asked = request(esam, Item.AUTH, 1, challenge=esam.challenge())
     first, second = [await desk.issuer.package(asked, AGENT) for _ in range(2)]
@@ -138,7 +138,7 @@ async def refused(desk, asked, why, agent=AGENT):
 
 async def test_keys_go_to_the_agents_own_esam_and_the_domains_it_is_for_alone(desk, esam):
     for domain in (DOMAIN, "zone-b"):
-        await desk.authority.create_domain(domain, "test")
+        await desk.authority.create_domain(domain, desk.suite, "test")
     challenge = esam.challenge()
     asked = request(esam, Item.AUTH, 1, challenge=challenge)
     await refused(desk, asked, "not known")
@@ -157,7 +157,7 @@ async def test_keys_go_to_the_agents_own_esam_and_the_domains_it_is_for_alone(de
 
 async def test_a_domain_stays_at_the_place_where_it_was_first_put(desk, esam):
     for domain in (DOMAIN, "zone-b"):
-        await desk.authority.create_domain(domain, "test")
+        await desk.authority.create_domain(domain, desk.suite, "test")
     await desk.know(esam, DOMAIN, "zone-b")
     challenge = esam.challenge()
     assert await desk.write(esam, Item.AUTH, 1, index=2)
@@ -180,7 +180,7 @@ async def test_an_esam_is_imported_for_domains_that_are_there(desk, esam):
 
 
 async def test_what_is_below_the_floor_is_given_to_nobody(desk, esam):
-    await desk.authority.create_domain(DOMAIN, "test")
+    await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     await desk.authority.new_version(DOMAIN, "test")
     await desk.know(esam)
     for version in (1, 2):
@@ -200,7 +200,7 @@ async def test_what_is_below_the_floor_is_given_to_nobody(desk, esam):
 
 
 async def test_a_retired_version_can_be_destroyed_and_no_other(desk):
-    checks = await desk.authority.create_domain(DOMAIN, "test")
+    checks = await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     await desk.authority.new_version(DOMAIN, "test")
     with pytest.raises(KeysError, match="may be in use"):
         await desk.authority.destroy(DOMAIN, 1, "test")
@@ -220,9 +220,9 @@ async def test_a_retired_version_can_be_destroyed_and_no_other(desk):
 async def test_another_key_encryption_key_opens_nothing_and_the_error_says_what_to_do(
     desk, esam, tmp_path
 ):
-    await desk.authority.create_domain(DOMAIN, "test")
+    await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     await desk.know(esam)
-    other = SealedHome("demo", desk.site.suite, b"\x01" * 32, secrets.token_bytes)
+    other = SealedHome("demo", b"\x01" * 32, secrets.token_bytes)
     async with key_desk(tmp_path / "site", homes=[other]) as wrong:
         before = await wrong.news()
         with pytest.raises(HomeUnavailable, match=r"key-encryption key.*ostiary keys restore"):
@@ -232,7 +232,7 @@ async def test_another_key_encryption_key_opens_nothing_and_the_error_says_what_
 
 async def test_a_sealed_key_put_in_anothers_place_opens_nothing(desk, esam):
     for domain in (DOMAIN, "zone-b"):
-        await desk.authority.create_domain(domain, "test")
+        await desk.authority.create_domain(domain, desk.suite, "test")
     await desk.authority.new_version(DOMAIN, "test")
     await desk.know(esam)
     async with desk.engine.begin() as connection:
@@ -248,7 +248,7 @@ async def test_a_sealed_key_put_in_anothers_place_opens_nothing(desk, esam):
 
 
 async def test_a_key_that_is_not_the_one_that_was_made_is_not_sent(desk, esam):
-    await desk.authority.create_domain(DOMAIN, "test")
+    await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     await desk.know(esam)
     async with desk.engine.begin() as connection:
         await connection.exec_driver_sql("UPDATE key_versions SET auth_check = '000000'")
@@ -257,7 +257,7 @@ async def test_a_key_that_is_not_the_one_that_was_made_is_not_sent(desk, esam):
 
 
 async def test_versions_end_at_255(desk):
-    await desk.authority.create_domain(DOMAIN, "test")
+    await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     async with desk.engine.begin() as connection:
         await connection.exec_driver_sql("UPDATE key_versions SET version = 255")
     with pytest.raises(KeysError, match="used up its 255 versions"):

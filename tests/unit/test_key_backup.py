@@ -19,7 +19,7 @@ from tests.key_rig import DOMAIN, bytes_of, key_desk, request, token_home
 @pytest.fixture(params=["gm", "intl"])
 async def desk(request, tmp_path):
     async with key_desk(tmp_path / "site", request.param) as opened:
-        await opened.authority.create_domain(DOMAIN, "test")
+        await opened.authority.create_domain(DOMAIN, opened.suite, "test")
         await opened.authority.new_version(DOMAIN, "test")
         yield opened
 
@@ -123,12 +123,13 @@ async def test_a_heading_that_asks_for_fewer_people_opens_nothing(desk):
         await desk.copying.copy_in(forged, [], "test")
 
 
-async def test_a_backup_of_another_site_or_suite_is_refused(desk, tmp_path):
+async def test_a_backup_of_another_site_or_a_domain_of_another_suite_is_refused(desk, tmp_path):
     data = await desk.copying.copy_out(None, "test")
     other = "gm" if desk.site.suite.name == "intl" else "intl"
     async with key_desk(tmp_path / "other", other) as elsewhere:
         shutil.copy(desk.site.path / "kek", elsewhere.site.path / "kek")
     async with key_desk(tmp_path / "other") as elsewhere:
+        await elsewhere.authority.create_domain(DOMAIN, other, "test")
         with pytest.raises(KeysError, match="of suite"):
             await elsewhere.copying.copy_in(data, [], "test")
     renamed = data.replace(b'"site":"demo"', b'"site":"else"', 1)
@@ -153,7 +154,7 @@ async def test_what_was_destroyed_stays_destroyed_and_floors_stay_up(desk, esam)
 async def test_a_version_that_differs_stops_the_whole_restore(desk):
     data = await desk.copying.copy_out(None, "test")
     await lose(desk)
-    await desk.authority.create_domain(DOMAIN, "test")
+    await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     before = await desk.authority.domains()
     with pytest.raises(KeysError, match=r"zone-a/1 is not this site's.*Nothing was restored"):
         await desk.copying.copy_in(data, [], "test")
@@ -176,7 +177,7 @@ async def test_of_keys_in_a_token_a_backup_has_the_names(tmp_path):
     home = token_home(f"t{secrets.token_hex(6)}")
     esam = EsamDesk("intl").issue()
     async with key_desk(tmp_path / "site", homes=[home]) as desk:
-        await desk.authority.create_domain(DOMAIN, "test")
+        await desk.authority.create_domain(DOMAIN, desk.suite, "test")
         await desk.know(esam)
         key = people()
         data = await desk.copying.copy_out(key, "test")

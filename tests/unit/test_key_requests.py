@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from schemas.keys import Item, KeyPackage
 from schemas.statement import open_statement
@@ -44,6 +45,7 @@ class Counter:
                 clock=SystemClock(),
                 session=self.session_of,
                 alarm=self.alarms.put_nowait,
+                metrics=CollectorRegistry(),
             )
             task = asyncio.create_task(requests.run())
             try:
@@ -66,7 +68,7 @@ class Counter:
 @pytest.fixture
 async def desk(tmp_path):
     async with key_desk(tmp_path / "site") as opened:
-        await opened.authority.create_domain(DOMAIN, "test")
+        await opened.authority.create_domain(DOMAIN, "intl", "test")
         yield opened
 
 

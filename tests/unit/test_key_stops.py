@@ -95,7 +95,7 @@ async def place(request, tmp_path):
     if request.param == "pkcs11":
         return Place(path, token_home(f"t{secrets.token_hex(6)}"))
     site = open_site(path)
-    return Place(path, SealedHome("demo", site.suite, read_kek(path, {}), secrets.token_bytes))
+    return Place(path, SealedHome("demo", read_kek(path, {}), secrets.token_bytes))
 
 
 async def told(desk, name):
@@ -106,7 +106,7 @@ async def test_making_versions(place):
     async def work(desk):
         (found,) = await desk.authority.domains() or [None]
         if found is None:
-            await desk.authority.create_domain(DOMAIN, "test")
+            await desk.authority.create_domain(DOMAIN, desk.suite, "test")
         while (await desk.authority.domains())[0].newest < 3:
             await desk.authority.new_version(DOMAIN, "test")
 
@@ -124,7 +124,7 @@ async def test_making_versions(place):
 async def test_giving_a_key(place):
     esam = EsamDesk("intl").issue()
     async with place.process() as desk:
-        made = await desk.authority.create_domain(DOMAIN, "test")
+        made = await desk.authority.create_domain(DOMAIN, desk.suite, "test")
         await desk.know(esam)
     given = []
 
@@ -147,7 +147,7 @@ async def test_destroying(place):
     """Each version is destroyed by a process that dies one moment later than the one before."""
     esam, last = EsamDesk("intl").issue(), 7
     async with place.process() as desk:
-        await desk.authority.create_domain(DOMAIN, "test")
+        await desk.authority.create_domain(DOMAIN, desk.suite, "test")
         for _ in range(2, last + 1):
             await desk.authority.new_version(DOMAIN, "test")
         await desk.authority.raise_floor(DOMAIN, last, "test")
@@ -183,7 +183,7 @@ async def test_destroying(place):
 
 async def test_a_start_finishes_what_a_stop_left_half_destroyed(place):
     async with place.process() as desk:
-        await desk.authority.create_domain(DOMAIN, "test")
+        await desk.authority.create_domain(DOMAIN, desk.suite, "test")
         await desk.authority.new_version(DOMAIN, "test")
         await desk.authority.raise_floor(DOMAIN, 2, "test")
         place.fate.left = 2  # the commit that records it, and then nothing more
@@ -201,7 +201,7 @@ async def test_a_start_finishes_what_a_stop_left_half_destroyed(place):
 async def test_importing_an_esam(place):
     esam = EsamDesk("intl").issue()
     async with place.process() as desk:
-        await desk.authority.create_domain(DOMAIN, "test")
+        await desk.authority.create_domain(DOMAIN, desk.suite, "test")
 
     async def work(desk):
         await desk.know(esam)

@@ -10,7 +10,7 @@ from schemas.esam import KeyPlace, check_value, open_in_esam
 from schemas.keys import Item
 from schemas.suites import INTL
 from server.config import ServerConfig
-from server.keys.home import HomeUnavailable, Source
+from server.keys.home import HomeUnavailable, KeysError, Source
 from server.keys.homes import open_homes
 from server.site import create_site
 from tests.esam_desk import EsamDesk
@@ -43,14 +43,14 @@ def home(name):
 
 @pytest.mark.parametrize("item", Item)
 def test_what_the_token_packs_is_byte_for_byte_what_an_esam_opens(home, item):
-    made = home.new_version(DOMAIN, 3)
-    control = home.keep_control_key(SERIAL, CONTROL)
+    made = home.new_version(DOMAIN, "intl", 3)
+    control = home.keep_control_key("intl", SERIAL, CONTROL)
     place = KeyPlace(SERIAL, 2, item, 3)
     if item is Item.FLOOR:
-        body = home.floor(control, CHALLENGE, place)
+        body = home.floor("intl", control, CHALLENGE, place)
         assert open_in_esam(INTL, CONTROL, CHALLENGE, place, body) == b""
         return
-    body, check = home.package(Source(DOMAIN, 3, made.stored), control, CHALLENGE, place)
+    body, check = home.package(Source(DOMAIN, "intl", 3, made.stored), control, CHALLENGE, place)
     key = open_in_esam(INTL, CONTROL, CHALLENGE, place, body)
     assert check == check_value(INTL, key)
     assert check.hex() == getattr(made.check_values, item.value)
@@ -60,8 +60,8 @@ def test_no_key_of_the_token_can_be_read_or_wrapped_out(home, name):
     import pkcs11
     from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
 
-    home.new_version(DOMAIN, 1)
-    home.keep_control_key(SERIAL, CONTROL)
+    home.new_version(DOMAIN, "intl", 1)
+    home.keep_control_key("intl", SERIAL, CONTROL)
     token = pkcs11.lib(MODULE).get_token(token_label="ostiary")
     with token.open(user_pin=PIN, rw=True) as session:
         wrapping = session.generate_key(KeyType.AES, 128, capabilities=MechanismFlag.WRAP)
@@ -89,8 +89,8 @@ def test_no_key_of_the_token_can_be_read_or_wrapped_out(home, name):
 def test_nothing_of_a_session_stays_in_the_token(home, name):
     import pkcs11
 
-    made = home.new_version(DOMAIN, 1)
-    control = home.keep_control_key(SERIAL, CONTROL)
+    made = home.new_version(DOMAIN, "intl", 1)
+    control = home.keep_control_key("intl", SERIAL, CONTROL)
     token = pkcs11.lib(MODULE).get_token(token_label="ostiary")
 
     def count():
@@ -99,20 +99,20 @@ def test_nothing_of_a_session_stays_in_the_token(home, name):
 
     before = count()
     place = KeyPlace(SERIAL, 1, Item.AUTH, 1)
-    home.package(Source(DOMAIN, 1, made.stored), control, CHALLENGE, place)
+    home.package(Source(DOMAIN, "intl", 1, made.stored), control, CHALLENGE, place)
     assert count() == before
 
 
 def test_a_version_that_was_made_before_a_stop_is_taken_not_replaced(home):
-    first = home.new_version(DOMAIN, 1)
-    assert home.new_version(DOMAIN, 1) == first
-    assert home.new_version(DOMAIN, 2) != first
+    first = home.new_version(DOMAIN, "intl", 1)
+    assert home.new_version(DOMAIN, "intl", 1) == first
+    assert home.new_version(DOMAIN, "intl", 2) != first
 
 
 def test_a_destroyed_version_is_gone_and_destroying_again_is_no_error(home):
-    made = home.new_version(DOMAIN, 1)
-    control = home.keep_control_key(SERIAL, CONTROL)
-    source = Source(DOMAIN, 1, made.stored)
+    made = home.new_version(DOMAIN, "intl", 1)
+    control = home.keep_control_key("intl", SERIAL, CONTROL)
+    source = Source(DOMAIN, "intl", 1, made.stored)
     for _ in range(2):
         home.destroy(source)
     with pytest.raises(HomeUnavailable, match=r"lacks version 1 of key domain zone-a: restore"):
@@ -120,23 +120,23 @@ def test_a_destroyed_version_is_gone_and_destroying_again_is_no_error(home):
 
 
 def test_a_new_control_key_takes_the_place_of_the_old(home):
-    old = home.keep_control_key(SERIAL, CONTROL)
-    new = home.keep_control_key(SERIAL, bytes(16))
+    old = home.keep_control_key("intl", SERIAL, CONTROL)
+    new = home.keep_control_key("intl", SERIAL, bytes(16))
     for _ in range(2):
         home.forget_control_key(old)
     place = KeyPlace(SERIAL, 1, Item.FLOOR, 2)
-    body = home.floor(new, CHALLENGE, place)
+    body = home.floor("intl", new, CHALLENGE, place)
     assert open_in_esam(INTL, bytes(16), CHALLENGE, place, body) == b""
     with pytest.raises(HomeUnavailable, match="lacks the control key"):
-        home.floor(old, CHALLENGE, place)
+        home.floor("intl", old, CHALLENGE, place)
     with pytest.raises(ValueError, match="16 bytes"):
-        home.keep_control_key(SERIAL, b"short")
+        home.keep_control_key("intl", SERIAL, b"short")
 
 
 async def test_an_esam_takes_what_comes_from_a_token(tmp_path, name):
     esam = EsamDesk("intl").issue()
     async with key_desk(tmp_path / "site", homes=[token_home(name)]) as desk:
-        made = await desk.authority.create_domain(DOMAIN, "test")
+        made = await desk.authority.create_domain(DOMAIN, desk.suite, "test")
         await desk.know(esam)
         keys = []
         for item in (Item.AUTH, Item.ADMIT, Item.MAINTAIN):
@@ -204,7 +204,11 @@ def test_a_token_that_can_t_be_used_says_why_and_never_the_pin(site, changes, pi
     assert pin is None or pin not in str(refusal.value)
 
 
-def test_a_site_of_suite_gm_is_told_that_tokens_have_no_sm4(tmp_path):
-    site = create_site(tmp_path / "gm", "demo", "gm", secrets.token_bytes, {})
-    with pytest.raises(HomeUnavailable, match="no SM4"):
-        opened(site, settings(), {"OSTIARY_PKCS11_PIN": PIN})
+def test_a_domain_or_esam_of_suite_gm_is_told_that_tokens_have_no_sm4(home):
+    with pytest.raises(KeysError, match="domain zone-a is of suite gm.*no SM4.*sealed"):
+        home.new_version(DOMAIN, "gm", 1)
+    with pytest.raises(KeysError, match="no SM4"):
+        home.keep_control_key("gm", SERIAL, CONTROL)
+    control = home.keep_control_key("intl", SERIAL, CONTROL)
+    with pytest.raises(KeysError, match="no SM4"):
+        home.floor("gm", control, CHALLENGE, KeyPlace(SERIAL, 1, Item.FLOOR, 1))

@@ -12,6 +12,7 @@ def upgrade() -> None:
     op.create_table(
         "key_domains",
         sa.Column("name", sa.String(63), nullable=False),
+        sa.Column("suite", sa.String(8), nullable=False),
         sa.Column("floor", sa.Integer, nullable=False),
         sa.Column("created_us", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_key_domains"),
@@ -32,6 +33,7 @@ def upgrade() -> None:
     op.create_table(
         "esams",
         sa.Column("serial", sa.String(16), nullable=False),
+        sa.Column("suite", sa.String(8), nullable=False),
         sa.Column("agent", sa.String(63), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("home", sa.String(8), nullable=False),
