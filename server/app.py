@@ -161,6 +161,7 @@ async def _run(
                 "policies": parts.policies.run,
                 "heartbeats": parts.heartbeats.run,
                 "pulls": parts.pulls.run,
+                "rotations": parts.rotations.run,
                 "keys": parts.keys.run,
                 "convergence": parts.convergence.run,
             }.items()

@@ -21,12 +21,14 @@ from server.distribution.handing import Handing
 from server.distribution.heartbeats import Facts, HeartbeatMetrics, Heartbeats
 from server.distribution.inbox import Inbox
 from server.distribution.key_work import open_keys
+from server.distribution.lock_keys import LockKeys
 from server.distribution.lockdowns import Lockdowns
 from server.distribution.policies import Policies
 from server.distribution.presence import Presence
 from server.distribution.pulls import Pulls
 from server.distribution.revocation_messages import RevocationMessages
 from server.distribution.revocations import Revocations
+from server.distribution.rotation_work import open_rotations
 from server.enrolment.desk import open_desk
 from server.enrolment.reception import Reached
 from server.ingest.acknowledge import Acknowledger
@@ -82,8 +84,8 @@ class Assembly:
         verifying, signing = threads(VERIFY_THREADS, "verify"), threads(1, "sign")
         ingest_metrics = IngestMetrics(metrics)
         self.registry = Registry(engine, site.suite, clock)
-        self._bound = Bound()
-        self.ledger = Ledger(engine, [self._bound.project])
+        self._bound, lock_keys = Bound(), LockKeys()
+        self.ledger = Ledger(engine, [self._bound.project, lock_keys.project])
         self.intake = Intake()
         self.link = Link(
             url=where.broker,
@@ -235,6 +237,18 @@ class Assembly:
             threads=threads,
             signers=VERIFY_THREADS,
         )
+        self.rotations = open_rotations(
+            state,
+            site,
+            environ,
+            authority=self.keys.authority,
+            lock_keys=lock_keys,
+            publish=publish,
+            executor=threads(1, "stage"),
+            present=self.presence.live,
+            announced=announced,
+            policies_changed=self.policies.model_changed,
+        )
         self.inbox = Inbox(
             site=site.name,
             registry=self.registry,
@@ -277,7 +291,7 @@ class Assembly:
         state.commands, state.heartbeats = self.commands, self.heartbeats
         state.keys, state.esams = self.keys.authority, self.keys.esams
         state.enrolments, state.convergence = self.desk.enrolments, self.convergence
-        state.model_changed = self.policies.model_changed
+        state.rotations, state.model_changed = self.rotations, self._model_changed
         state.served_doors = self._served_doors
 
     async def load(self) -> None:
@@ -288,6 +302,7 @@ class Assembly:
         await self.revocations.load()
         await self.lockdowns.load()
         await self.policies.load()
+        await self.rotations.load()
         await self.heartbeats.load()
 
     async def welcome(self) -> None:
@@ -338,6 +353,10 @@ class Assembly:
         for refusal in bound.alarms:
             self.pipeline.alarm(refusal)
 
+    def _model_changed(self) -> None:
+        self.policies.model_changed()
+        self.rotations.model_changed()
+
     def _facts(self, agent: str) -> Facts | None:
         if self.presence.session(agent) is None:
             # Kept by the broker, it would lengthen what a door that is cut off may still let in.
@@ -347,6 +366,7 @@ class Assembly:
             policy=self.policies.newest(agent),
             revocation=self.revocations.head,
             lockdown=self.lockdowns.named(agent),
+            key_floors=self.rotations.floors(agent),
         )
 
     def _session(self, agent: str) -> Session | None:
