@@ -13,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 from server.api import (
     agents,
+    bindings,
     commands,
     doors,
     events,
@@ -26,6 +27,7 @@ from server.api import (
     site,
     standing,
     tokens,
+    windows,
 )
 from server.api.guard import Guard
 from server.api.models import NoQuery, ProblemKind
@@ -72,6 +74,7 @@ def build_api(state: ServerState) -> FastAPI:
             {"name": "events", "description": "What happened, in order of arrival."},
             {"name": "doors", "description": "How the doors are now."},
             {"name": "model", "description": "Who may enter where and when."},
+            {"name": "cards", "description": "Which card holds keys of which doors."},
             {"name": "revocations", "description": "Denials that beat everything."},
             {"name": "lockdowns", "description": "Entry refused at many doors at once."},
             {"name": "commands", "description": "Do this at this door now."},
@@ -96,6 +99,8 @@ def build_api(state: ServerState) -> FastAPI:
     app.include_router(revocations.router(state))
     app.include_router(lockdowns.router(state))
     app.include_router(commands.router(state))
+    app.include_router(windows.router(state))
+    app.include_router(bindings.router(state))
     app.include_router(policies.router(state))
     app.include_router(rotations.router(state))
     app.include_router(_problems())

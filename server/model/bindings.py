@@ -49,19 +49,18 @@ async def bind(  # noqa: PLR0917 an event's words, in their order
     return await _altered(connection, revision, card, domain)
 
 
-async def unbind(connection: AsyncConnection, card: str, domain: str, time: datetime) -> bool:
-    """Take note that a card has no keys of the domain any more. Returns as `bind` does.
+async def unbind(
+    connection: AsyncConnection, card: str, domain: str, time: datetime | None
+) -> bool:
+    """Take note that a card opens no door of the domain any more. Returns as `bind` does.
 
     A binding that is newer than `time` stays.
     """
     revision = await next_revision(connection)
-    gone = await connection.execute(
-        delete(bindings).where(
-            bindings.c.card == card,
-            bindings.c.domain == domain,
-            bindings.c.time_us <= microseconds(time),
-        )
-    )
+    query = delete(bindings).where(bindings.c.card == card, bindings.c.domain == domain)
+    if time is not None:
+        query = query.where(bindings.c.time_us <= microseconds(time))
+    gone = await connection.execute(query)
     return bool(gone.rowcount) and await _altered(connection, revision, card, domain)
 
 
