@@ -280,8 +280,8 @@ class CardNotRekeyed(CardData):
 class WindowEnded(DoorData):
     """What came of a card in a window, if it is not `card.bound` or `card.unbound`.
 
-    `outcome` is that of the card's script, a refusal of the server (`schemas.transport`), or
-    `nobody_came`; the window goes on until its end, but for the last.
+    `outcome` is that of the card's script, a refusal of the server (`schemas.transport`), or what
+    docs/binding.md lists. The window goes on until its end, but for `nobody_came` and `replaced`.
     """
 
     command: CommandId

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
@@ -75,6 +76,29 @@ async def test_a_foreign_card_is_none_of_ours(stand, answer):
     assert await stand.cards() == [("not_our_card", None)]
     assert stand.requests == []
     assert await stand.rig.tap(stand.card(1)) is BOUND
+
+
+async def test_no_answer_of_a_hostile_card_ends_a_window_or_a_reader(stand):
+    dice, card = random.Random(7), stand.card(1)
+    await stand.open()
+    for _ in range(80):
+        lie_at = dice.randrange(1, 20)  # before the keys are proved
+        card.reset()
+        answered = 0
+
+        async def hostile(apdu: bytes, lie_at: int = lie_at) -> bytes:
+            nonlocal answered
+            answered += 1
+            if answered < lie_at:
+                return card.transmit(apdu)
+            noise = dice.randbytes(dice.choice((0, 1, 8, 16, 40, 260)))
+            return noise + dice.choice((b"", b"\x90", b"\x90\x00", b"\x63\xc4"))
+
+        assert await stand.rig.present(hostile) in (DENIED, TRY_AGAIN, ERROR)
+    assert await stand.rig.tap(stand.card(2)) is BOUND
+    assert await stand.events("card.bound", "door.fault") == [
+        ("card.bound", (await stand.event("card.bound"))[1])
+    ]
 
 
 async def test_a_card_that_changes_its_serial_is_none_of_ours(stand):
