@@ -23,12 +23,12 @@ from edge_agent.trust_store import TrustStore
 from schemas.command import Command
 from schemas.enrolment import Certificate
 from schemas.envelope import Signer, unverified_payload
-from schemas.keys import KeyPackage, StageOrder
+from schemas.keys import KeyPackage, KeyRequest, StageOrder
 from schemas.policy import DoorMode
 from schemas.report import DoorReport, Pull, Report
 from schemas.root import open_first_root
 from schemas.statement import parse_statement, payload_type
-from schemas.topics import PULL, REPORT, down, everyone
+from schemas.topics import KEYS, PULL, REPORT, down, everyone
 from schemas.transport import TransportKey
 from tests.hostile_broker import HostileBroker, listening
 from tests.site_keys import SiteKeys
@@ -153,6 +153,7 @@ class LinkRig:
         )
         self.pulls: list[Pull] = []
         self.reports: list[Report] = []
+        self.key_requests: list[KeyRequest] = []
         self.honest = True
         """Whether what the agent asks for is answered."""
         self._heard = asyncio.Event()
@@ -177,6 +178,9 @@ class LinkRig:
                         await self.say(answer, body)
             elif channel == REPORT:
                 self.reports.append(parse_statement(_payload(payload, REPORT), Report))
+            elif channel == KEYS:
+                request = parse_statement(_payload(payload, "key-request"), KeyRequest)
+                self.key_requests.append(request)
             self._heard.set()
 
     @property
