@@ -42,6 +42,16 @@ PACKAGE = {
     "check_value": "00aabb",
     "body": "01" + "ab" * 24,
 }
+ORDER = {
+    **COMMON,
+    "audience": "front-agent",
+    "expires": MOMENT + PACKAGE_LIFE,
+    "domain": "zone-a",
+    "suite": "gm",
+    "version": 3,
+    "check_values": CHECKS,
+    "floor": 2,
+}
 
 
 def test_who_may_say_what():
@@ -59,16 +69,8 @@ def test_who_may_say_what():
         KeyRequest(**COMMON, **PLACE, audience="server", item=Item.FLOOR),
         KeyPackage(**PACKAGE),
         KeyPackage(**PACKAGE | {"item": Item.FLOOR, "check_value": None, "body": "01" + "ab" * 8}),
-        StageOrder(
-            **COMMON,
-            audience="front-agent",
-            expires=MOMENT + PACKAGE_LIFE,
-            domain="zone-a",
-            suite="gm",
-            version=3,
-            check_values=CHECKS,
-            floor=2,
-        ),
+        StageOrder(**ORDER),
+        StageOrder(**ORDER | {"check_values": None, "floor": 3}),
     ],
     ids=lambda statement: statement.purpose,
 )
@@ -106,6 +108,30 @@ def test_a_statement_survives_its_own_json(statement):
 def test_a_package_that_is_not_whole_is_refused(changes):
     with pytest.raises(ValidationError):
         KeyPackage(**PACKAGE | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"expires": None},
+        {"expires": MOMENT + timedelta(seconds=61)},
+        {"expires": MOMENT},
+        {"floor": 4},
+        {"floor": 0},
+        {"version": 0},
+        {"version": 256},
+        {"suite": "none"},
+        {"domain": "Zone A"},
+        {"check_values": {"auth": "00aabb", "admit": "11aabb"}},
+        {"check_values": {**CHECKS.model_dump(), "control": "33aabb"}},
+        {"check_values": {**CHECKS.model_dump(), "admit": "11AABB"}},
+        {"esam": "45534d0000000001"},
+    ],
+    ids=str,
+)
+def test_an_order_that_is_not_whole_is_refused(changes):
+    with pytest.raises(ValidationError):
+        StageOrder(**ORDER | changes)
 
 
 def test_a_purpose_has_an_item_and_a_floor_is_none():
