@@ -2,6 +2,8 @@
 
 `keys.held` is the receipt of all that is done with keys at a lock. A good card that was refused by
 its key version is what no rotation may cause; `watched` are the domains in which that is looked at.
+There a grant also says which version a card has: one that was taken away at the last moment of a
+re-keying has the new version, and nobody was told.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from schemas.events import event_name
 from schemas.reasons import Reason
 from server.core.rotation import Picture
 from server.ingest.heads import Row
-from server.model.bindings import serves
+from server.model.bindings import rekey, serves
 from server.store.model_tables import bindings, cards
 from server.store.rotations import put_picture
 
@@ -30,7 +32,7 @@ BY_VERSION = frozenset(
         Reason.SECURE_ELEMENT_UNAVAILABLE,
     }
 )
-_OURS = frozenset({"keys.held", "keys.refused", "access.denied"})
+_OURS = frozenset({"keys.held", "keys.refused", "access.denied", "access.granted"})
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class LockKeys:
                 elif name == "keys.refused":
                     refused = KeysRefused.model_validate(event.data)
                     self._news.refusals[row.source, refused.domain] = refused
+                elif name == "access.granted":
+                    await self._opened(connection, row)
                 elif event.data.get("reason") in BY_VERSION:
                     await self._denied(connection, event.id, event.data)
             except ValidationError:
@@ -92,6 +96,22 @@ class LockKeys:
             self._news.pictures[row.source, told.domain] = Picture(
                 told.held, told.floor, told.preferred, told.accepted
             )
+
+    async def _opened(self, connection: AsyncConnection, row: Row) -> None:
+        event = row.link.event
+        domain, card = str(event.data.get("domain")), str(event.data.get("card"))
+        proved = event.data.get("key_version")
+        if not isinstance(proved, int) or proved not in self.watched.get(domain, ()):
+            return
+        query = select(bindings.c.key_version, bindings.c.other_version).where(
+            bindings.c.card == card, bindings.c.domain == domain
+        )
+        bound = (await connection.execute(query)).one_or_none()
+        if bound is None or proved in (bound.key_version, bound.other_version):
+            return
+        if await serves(connection, row.source, domain):
+            versions = bound.key_version, proved
+            await rekey(connection, card, domain, *versions, event.id, event.time)
 
     async def _denied(
         self, connection: AsyncConnection, event: str, data: Mapping[str, Any]
