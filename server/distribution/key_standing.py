@@ -149,11 +149,6 @@ class Standings:
             if name in self._domains:
                 self._domains[name].hand_over(standing)
         self._domains = {name: s for name, s in found.items() if s.locks}
-        self._floors = {}
-        for name, standing in self._domains.items():
-            for agent in standing.locks:
-                if standing.domain.floor > 1:
-                    self._floors.setdefault(agent, {})[name] = standing.domain.floor
         self.stale, self._refreshed_s = False, self._clock.monotonic()
         self.watch()
 
@@ -187,6 +182,12 @@ class Standings:
         )
 
     def watch(self) -> None:
+        """What follows from where the domains stand: floors, and cards whose denial is news."""
+        self._floors = {}
+        for name, standing in self._domains.items():
+            if standing.domain.floor > 1:
+                for agent in standing.locks:
+                    self._floors.setdefault(agent, {})[name] = standing.domain.floor
         self._lock_keys.watched = {
             name: frozenset({s.domain.preferred, *s.domain.accepted})
             for name, s in self._domains.items()

@@ -98,17 +98,24 @@ class Rotations:
                 pass
             self._wake.clear()
             try:
-                async with self._turn:
-                    if self._standings.due:
-                        await self._standings.refresh()
-                    await self._count_locked_out()
-                    for standing in self._standings.all():
-                        await self._look(standing)
-                    self._here = frozenset(self._present())
+                await self.look()
             except (*DATABASE_ERRORS, KeysError) as error:
                 self._standings.stale = True
                 log.error("rotations_wait", why=str(error)[:500], again_in_s=LOOK_S)
                 await asyncio.sleep(LOOK_S)
+
+    async def look(self) -> None:
+        """Take every step that is due, and tell locks what they lack.
+
+        Raises KeysError, or what the database raises.
+        """
+        async with self._turn:
+            if self._standings.due:
+                await self._standings.refresh()
+            await self._count_locked_out()
+            for standing in self._standings.all():
+                await self._look(standing)
+            self._here = frozenset(self._present())
 
     # What operators ask for.
 
@@ -168,17 +175,18 @@ class Rotations:
         self, id: str, by: str, *, leave_behind: bool = False, destroy: bool = False
     ) -> Campaign:
         """End the old version. Raises UnknownRotation or NotNow."""
-        campaign = await self._standings.campaign(id)
-        now = self._clock.now()
-        async with self._engine.connect() as connection:
-            behind, _ = await rows.cards_behind(
-                connection, campaign.domain, campaign.to_version, now, 0
+        async with self._turn:
+            standing, campaign = await self._standings.active(id)
+            locks = self._standings.locks(standing)  # before the cards: none is missed
+            now, to = self._clock.now(), campaign.to_version
+            async with self._engine.connect() as connection:
+                behind, _ = await rows.cards_behind(connection, campaign.domain, to, now, 0)
+            step = core.retire(
+                campaign, locks, behind, now, leave_behind=leave_behind, destroy=destroy
             )
-        return await self._act(
-            id,
-            by,
-            lambda _, c: core.retire(c, behind, now, leave_behind=leave_behind, destroy=destroy),
-        )
+            await self._take(standing, step, by)
+        self._wake.set()
+        return step.campaign
 
     async def roll_back(self, id: str, by: str) -> Campaign:
         """Undo it; what goes on then: this campaign, or the one that goes back.
