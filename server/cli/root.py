@@ -19,6 +19,7 @@ from server.cli import (
     agents,
     apply,
     broker,
+    cards,
     doors,
     esams,
     events,
@@ -57,6 +58,7 @@ app = typer.Typer(
 )
 app.add_typer(agents.app, name="agents")
 app.add_typer(doors.app, name="doors")
+app.add_typer(cards.app, name="cards")
 app.add_typer(lockdown.app, name="lockdown")
 app.add_typer(revoke.app, name="revocations")
 app.add_typer(policy.app, name="policy")
