@@ -11,9 +11,7 @@ from edge_agent.core import key_staging
 from edge_agent.virtual.chip import Tear, TearMoment
 from schemas.errors import Replayed
 from schemas.keys import Item
-from tests.card_desk import SERIAL as CARD
 from tests.esam_desk import ESAM_SERIAL
-from tests.esam_rig import CHALLENGE
 from tests.keying_rig import DOMAIN, OTHER, honest, keying_rig, lost
 
 
@@ -349,67 +347,3 @@ async def test_without_any_connection_it_ends_by_saying_so(rig, monkeypatch):
     rig.order(2)
     assert await rig.refused() == "not_given"
     assert rig.requests == []
-
-
-async def test_taps_go_on_while_a_package_is_waited_for(rig):
-    answer = asyncio.Event()
-
-    async def slow(rig, request):
-        await answer.wait()
-        await honest(rig, request)
-
-    rig.answers = [slow]
-    rig.order(2)
-    await rig.asked.wait()
-    element = rig.elements.get(DOMAIN, "intl")
-    for _ in range(3):
-        assert await element.admit(CARD, 1, CHALLENGE)
-    answer.set()
-    assert set((await rig.held())["held"]) == {1, 2}
-    assert len(rig.requests) == 3, "a tap leaves the challenge as it is"
-
-
-async def test_what_a_policy_asks_for_is_said_when_it_changes(rig):
-    await rig.policy(key_version=2, accepted_key_versions=[1])
-    held = await rig.held()
-    assert (held["preferred"], held["accepted"]) == (2, [1])
-    await rig.policy(key_version=2, accepted_key_versions=[1])
-    await rig.nothing_more()
-
-
-async def test_a_restart_says_what_is_news_and_nothing_else(rig):
-    await rig.stop()
-    rig.start()
-    await rig.esam.look()
-    await rig.nothing_more()
-    await rig.stop()
-    rig.desk.load(2)
-    rig.start()
-    await rig.esam.look()
-    assert set((await rig.held())["held"]) == {1, 2}
-
-
-async def test_what_could_not_be_stored_is_said_later(rig, monkeypatch):
-    monkeypatch.setattr(keying, "AGAIN_S", 0.02)
-    record, full = rig.recorder.record_soon, asyncio.Event()
-
-    async def no_room(drafts):
-        full.set()
-        return []
-
-    monkeypatch.setattr(rig.recorder, "record_soon", no_room)
-    await rig.policy(key_version=2)
-    await full.wait()
-    monkeypatch.setattr(rig.recorder, "record_soon", record)
-    assert (await rig.held())["preferred"] == 2
-
-
-async def test_one_esam_that_waits_keeps_no_other_lock_waiting(tmp_path):
-    async with keying_rig(tmp_path) as rig:
-        await rig.policy(domain="own")
-        rig.start()
-        rig.answers = [lost]
-        rig.order(2)
-        await rig.asked.wait()
-        rig.order(2, domain="own", check_values=None)
-        assert (await rig.held())["domain"] == "own"
