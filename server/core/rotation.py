@@ -188,6 +188,7 @@ def activate(campaign: Campaign, locks: Sequence[Lock], checks: CheckValues | No
 
 def retire(
     campaign: Campaign,
+    locks: Sequence[Lock],
     behind: int,
     now: datetime,
     *,
@@ -196,9 +197,16 @@ def retire(
 ) -> Step:
     """End the old version. Raises NotNow while live cards are `behind`, before the deadline.
 
-    Doors go on accepting it until each lock in service has the new one (`advance`).
+    `behind` must be counted with all that the locks had said by the time of their pictures: a lock
+    that prefers the new version binds no more cards by the old one, so then none is missed.
     """
     _must_be(campaign, {"overlap"}, "retired")
+    slow = [lock for lock in locks if not (lock.quarantined or _prefers(lock, campaign))]
+    if slow:
+        raise NotNow(
+            f"{len(slow)} locks don't prefer version {campaign.to_version} yet, {slow[0].agent}"
+            " first: wait, or put them into quarantine"
+        )
     if behind and not leave_behind and now < campaign.deadline:
         raise NotNow(
             f"{behind} live cards have no keys of version {campaign.to_version} yet: they would"
@@ -230,6 +238,11 @@ def roll_back(campaign: Campaign, new_id: str) -> tuple[Step, Campaign | None]:
     )
     effect = Prefer(campaign.from_version, (campaign.to_version,))
     return Step(ended, "rolled_back", f"by {new_id}", (effect,)), back
+
+
+def _prefers(lock: Lock, campaign: Campaign) -> bool:
+    new = campaign.to_version
+    return lock.picture is not None and lock.picture.preferred == new and new in lock.picture.held
 
 
 def locked_out(campaign: Campaign, card: str, door: str) -> Step:
