@@ -251,6 +251,54 @@ async def test_one_card_said_at_two_readers_is_bound_once_or_twice_and_breaks_no
     assert await stand.events("door.fault") == []
 
 
+async def test_a_card_that_was_not_known_yet_when_its_window_was_replaced_is_in_none(stand):
+    asked, go_on = asyncio.Event(), asyncio.Event()
+    old, card = await stand.open(), stand.card(1)
+    card.reset()
+
+    async def slow(apdu: bytes) -> bytes:
+        asked.set()
+        await go_on.wait()
+        return card.transmit(apdu)
+
+    stand.rig.readers["in"].present(slow)
+    await asked.wait()
+    await stand.open(person="eve")
+    go_on.set()
+    assert await stand.rig.shown.get() is DENIED
+    ((_, ended),) = await stand.events("card.not_bound")
+    assert (ended["command"], ended["outcome"]) == (old, "replaced")
+    assert stand.requests == []
+    assert await stand.rig.tap(card) is BOUND
+
+
+async def test_a_card_that_is_being_bound_at_the_end_of_the_window_is_bound(stand):
+    over = asyncio.Event()
+
+    def late(request):
+        answering.append(asyncio.ensure_future(answer(request)))
+        return []
+
+    async def answer(request):
+        await over.wait()
+        for body in stand.honest(request):
+            await stand.tell("transport", body)
+
+    answering: list[asyncio.Future[None]] = []
+    stand.answer = late
+    command, card = await stand.open(seconds=0.3), stand.card(1)
+    card.reset()
+    stand.rig.readers["in"].present(card.respond)
+    await stand.open(direction="out", seconds=0.4)
+    await stand.event("card.not_bound", outcome="nobody_came")  # so the first is over as well
+    over.set()
+    assert await stand.rig.shown.get() is BOUND
+    await asyncio.gather(*answering)
+    assert (await stand.event("card.bound"))[1]["command"] == command
+    assert await stand.rig.tap(stand.card(2)) is DENIED
+    assert len(await stand.events("card.not_bound")) == 1
+
+
 async def test_a_window_that_nobody_used_ends_and_says_so(stand):
     command = await stand.open(seconds=0.3)
     _, data = await stand.event("card.not_bound")
