@@ -266,6 +266,7 @@ class Assembly:
                 pulls=self.pulls,
                 renewals=self.desk.renewals,
                 key_requests=self.keys.requests,
+                transport_requests=self.keys.transport,
             ),
         )
         self.convergence = Convergence(

@@ -14,6 +14,7 @@ from server.distribution.policies import Policies
 from server.distribution.presence import Presence
 from server.distribution.pulls import Pulls
 from server.distribution.revocations import Revocations
+from server.distribution.transport_requests import TransportRequests
 from server.enrolment.renewals import Renewals
 from server.site import Site
 
@@ -30,6 +31,7 @@ class Handing:
     pulls: Pulls
     renewals: Renewals
     key_requests: KeyRequests
+    transport_requests: TransportRequests
 
     def heard(self, agent: str, report: Report) -> None:
         """A verified report."""
@@ -70,3 +72,4 @@ class Handing:
 
     def transport_asked(self, agent: str, request: TransportRequest) -> None:
         """A verified request for a card's transport key."""
+        self.transport_requests.asked(agent, request)

@@ -19,12 +19,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from server.config import ServerConfig
 from server.distribution.key_requests import KeyRequests, Publish
 from server.distribution.policies import DATABASE_ERRORS
+from server.distribution.transport_requests import TransportRequests
 from server.ingest.verify import AlarmKind, Refusal
+from server.kek import read_kek
 from server.keys.authority import KeyAuthority
 from server.keys.esams import Esams
 from server.keys.home import KeysError
 from server.keys.homes import Homes, late_homes
 from server.keys.issuing import Issuer
+from server.keys.transport import TransportKeys
 from server.site import Site
 from server.state import ServerState
 from server.store.keys import homes_in_use
@@ -44,12 +47,14 @@ class KeyWork:
     authority: KeyAuthority
     esams: Esams
     requests: KeyRequests
+    transport: TransportRequests
     alarm: Callable[[Refusal], None]
 
     async def run(self) -> None:
         """Answer agents and watch the homes, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.requests.run())
+            group.create_task(self.transport.run())
             group.create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -94,7 +99,7 @@ def open_keys(
     signers: int,
 ) -> KeyWork:
     """Opens no home yet. Raises SiteError if the role `keys` can't sign."""
-    engine, clock = state.engine, state.clock
+    engine, clock, signer = state.engine, state.clock, site.signer("keys", environ)
     homes = late_homes(site, config, environ, secrets.token_bytes, threads(1, "keys"), clock=clock)
     return KeyWork(
         engine,
@@ -103,7 +108,7 @@ def open_keys(
         Esams(engine, homes, clock, announced),
         KeyRequests(
             issuer=Issuer(engine=engine, homes=homes, clock=clock, announced=announced),
-            signer=site.signer("keys", environ),
+            signer=signer,
             publish=publish,
             executor=threads(signers, "packages"),
             threads=signers,
@@ -111,6 +116,27 @@ def open_keys(
             session=session,
             alarm=alarm,
             metrics=state.registry,
+        ),
+        TransportRequests(
+            engine=engine,
+            suite=site.suite,
+            keys=TransportKeys(
+                engine=engine,
+                site=site.name,
+                kek=read_kek(site.path, environ),
+                random=secrets.token_bytes,
+                clock=clock,
+                announced=announced,
+            ),
+            homes=homes,
+            signer=signer,
+            publish=publish,
+            executor=threads(1, "transport"),
+            clock=clock,
+            random=secrets.token_bytes,
+            session=session,
+            alarm=alarm,
+            announced=announced,
         ),
         alarm,
     )
