@@ -12,16 +12,18 @@ import time
 from collections import Counter
 from pathlib import Path
 from random import SystemRandom
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from edge_agent.fleet.chip import Chip
 from edge_agent.fleet.crowd import Crowd, Identity
 from schemas.envelope import Signer
 from schemas.errors import SchemaError
 from schemas.root import open_first_root
 from schemas.suites import SuiteName, suite
+from schemas.suites.suite import KEY_BYTES
 
 REPORT_S = 1.0
 FleetFile = Annotated[Path, typer.Argument(help="The fleet's keys, as `make` writes them.")]
@@ -40,6 +42,12 @@ def make(
     fleet: FleetFile,
     doors: Annotated[int, typer.Option(min=1, max=100_000, help="How many, an agent each.")],
     suite_name: Annotated[SuiteName, typer.Option("--suite", help="That of the site.")],
+    esam_domain: Annotated[
+        str, typer.Option(help="Give each an ESAM for this key domain; its control key is kept.")
+    ] = "",
+    esam_suite: Annotated[
+        SuiteName | None, typer.Option(help="That of the domain; default: the site's.")
+    ] = None,
 ) -> None:
     """Draw a key for each agent. The file holds them in clear: it is for tests."""
     algorithms = suite(suite_name)
@@ -47,13 +55,20 @@ def make(
         fleet.chmod(0o600)
         for number in range(1, doors + 1):
             key = algorithms.generate(secrets.token_bytes)
-            entry = {
+            entry: dict[str, Any] = {
                 "agent": f"agent-{number}",
                 "door": f"door-{number}",
                 "suite": suite_name,
                 "point": key.public.point.hex(),
                 "scalar": key.scalar.hex(),
             }
+            if esam_domain:
+                entry["esam"] = {
+                    "serial": f"{number:016x}",
+                    "domain": esam_domain,
+                    "suite": esam_suite or suite_name,
+                    "control_key": secrets.token_hex(KEY_BYTES),
+                }
             file.write(json.dumps(entry) + "\n")
     err.print(f"{doors} agents are in {fleet}")
 
@@ -61,6 +76,7 @@ def make(
 @app.command()
 def run(
     fleet: FleetFile,
+    *,
     root: Annotated[Path, typer.Option(help="The site's root.json.")],
     port: Annotated[int, typer.Option(help="Of a broker without TLS on 127.0.0.1.")],
     verify_each: Annotated[
@@ -70,6 +86,17 @@ def run(
             help="Let each agent verify statements to all by itself, as devices do.",
         ),
     ] = False,
+    crashes: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="The share of orders about keys that end in a crash."),
+    ] = 0.0,
+    cut_off: Annotated[
+        int, typer.Option(min=0, help="How many lose their network at SIGUSR1, until SIGUSR2.")
+    ] = 0,
+    cards: Annotated[
+        int, typer.Option(min=0, help="Cards with key version 1, that are held up at doors.")
+    ] = 0,
+    taps_per_s: Annotated[float, typer.Option(min=0.1, help="How often one is.")] = 20.0,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON line for each second.")] = False,
 ) -> None:
     """Connect them all, and keep them going until Ctrl-C."""
@@ -90,20 +117,28 @@ def run(
             random=SystemRandom(),
             tell=lambda _agent, what, _number: tally.update((what,)),
             verify_each=verify_each,
+            crashes=crashes,
         )
         gc.collect()
         gc.freeze()  # the members stay: not to be gone through with each collection
         stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, crowd.cut_off, cut_off)
+        loop.add_signal_handler(signal.SIGUSR2, crowd.come_back)
         async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(crowd.run())
+            running = [tasks.create_task(crowd.run())]
+            if cards:
+                wallet: dict[str, set[int]] = {f"{n:016x}": {1} for n in range(1, cards + 1)}
+                running.append(tasks.create_task(crowd.hold_up(wallet, taps_per_s)))
             while not stop.is_set():
                 _say(crowd, tally, as_json)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(REPORT_S):
                         await stop.wait()
-            running.cancel()
+            for task in running:
+                task.cancel()
 
     asyncio.run(serve())
 
@@ -111,7 +146,15 @@ def run(
 def _identity(line: str) -> Identity:
     entry = json.loads(line)
     key = suite(entry["suite"]).private_key(bytes.fromhex(entry["scalar"]))
-    return Identity(entry["agent"], entry["door"], Signer.of(key))
+    chip = None
+    if (esam := entry.get("esam")) is not None:
+        chip = Chip(
+            bytes.fromhex(esam["serial"]),
+            esam["domain"],
+            esam["suite"],
+            bytes.fromhex(esam["control_key"]),
+        )
+    return Identity(entry["agent"], entry["door"], Signer.of(key), chip)
 
 
 def _say(crowd: Crowd, tally: Counter[str], as_json: bool) -> None:
@@ -124,6 +167,9 @@ def _say(crowd: Crowd, tally: Counter[str], as_json: bool) -> None:
         "pulses": sum(member.pulses for member in crowd.members),
         "applied": dict(tally),
         "refused": dict(refused),
+        "taps": crowd.taps,
+        "lockouts": crowd.lockouts,
+        "crashed": sum(member.keys.crashed for member in crowd.members if member.keys),
         "cpu_s": round(time.process_time(), 1),
     }
     if as_json:

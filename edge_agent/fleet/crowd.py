@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import Random
 
 from edge_agent.core.trusted_state import TrustedState
+from edge_agent.fleet.chip import Chip
 from edge_agent.fleet.connection import KEEPALIVE_S, Connection
 from edge_agent.fleet.member import Member, Verdicts
 from schemas import topics
@@ -58,11 +59,12 @@ class Remembered:
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a member is: its agent, its door, and its key."""
+    """Who a member is: its agent, its door, its key, and its ESAM if it has one."""
 
     agent: str
     door: str
     signer: Signer
+    chip: Chip | None = None
 
 
 class Crowd:
@@ -79,8 +81,12 @@ class Crowd:
         tell: Callable[[str, str, int], None] = lambda _agent, _what, _number: None,
         verify_each: bool = False,
         spread_s: float = LONGEST_PAUSE_S,
+        crashes: float = 0.0,
     ) -> None:
-        """`spread_s`: how far the crowd spreads when it comes back, at most."""
+        """`spread_s`: how far the crowd spreads when it comes back, at most.
+
+        `crashes`: the share of orders about keys in the midst of which a member crashes.
+        """
         trust = TrustedState.pinned(root)
         if not verify_each:
             ring = {
@@ -100,13 +106,19 @@ class Crowd:
                 shared=shared,
                 tell=tell,
                 verdicts=verdicts,
+                chip=each.chip,
+                random=random,
+                crashes=crashes,
             )
             for each in identities
         ]
         self._host, self._port = host, port
         self._random, self._spread_s = random, spread_s
         self._gate = asyncio.Semaphore(CONNECTS_AT_ONCE)
+        self._away: set[Member] = set()
+        self._back = asyncio.Event()
         self.connected = 0
+        self.taps = self.lockouts = 0
         self.changed = asyncio.Event()
         """Set whenever a member connects or is lost; whoever waits clears it."""
 
@@ -116,9 +128,38 @@ class Crowd:
             for member in self.members:
                 tasks.create_task(self._keep(member))
 
+    def cut_off(self, count: int) -> None:
+        """Let so many members, chosen at random, be without a network until they `come_back`."""
+        self._back.clear()
+        for member in self._random.sample(self.members, count):
+            self._away.add(member)
+            member.cut()
+
+    def come_back(self) -> None:
+        """Give everybody their network again."""
+        self._away.clear()
+        self._back.set()
+
+    async def hold_up(self, cards: Mapping[str, set[int]], per_s: float) -> None:
+        """Hold cards up at doors, both chosen at random, until cancelled.
+
+        Each card has keys of these versions. A card of ours that is refused is a lock-out.
+        """
+        names = list(cards)
+        while True:
+            await asyncio.sleep(self._random.expovariate(per_s))
+            card, member = self._random.choice(names), self._random.choice(self.members)
+            if member.keys is None:
+                continue
+            opened = member.keys.tap(card, cards[card], datetime.now(UTC))
+            self.taps += opened is not None
+            self.lockouts += opened is False
+
     async def _keep(self, member: Member) -> None:
         attempt = 0
         while True:
+            while member in self._away:
+                await self._back.wait()
             reported = await self._once(member)
             attempt = 0 if reported else attempt + 1
             # as the link of a real agent: full jitter, 1 to 60 s
@@ -136,6 +177,7 @@ class Crowd:
             began.set_result(True)
             self.connected += 1
             self.changed.set()
+            member.cut = connection.cut
             member.connected(connection.publish, secrets.token_hex(8), datetime.now(UTC))
 
         def over(_why: str) -> None:

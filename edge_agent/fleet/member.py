@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
+from random import Random, SystemRandom
 from typing import Any
 
 from edge_agent.core.trusted_state import (
@@ -28,6 +29,8 @@ from edge_agent.core.trusted_state import (
     open_snapshot,
     with_policy,
 )
+from edge_agent.fleet.chip import Chip
+from edge_agent.fleet.keys import MemberKeys
 from schemas import topics
 from schemas.acknowledgement import Acknowledgement
 from schemas.card_chunks import read_index
@@ -74,8 +77,13 @@ class Member:
         shared: dict[str, bytes],
         tell: Callable[[str, str, int], None],
         verdicts: Verdicts | None = None,
+        chip: Chip | None = None,
+        random: Random | None = None,
+        crashes: float = 0.0,
     ) -> None:
         """`shared` holds chunks for all members: they are the same bytes. So may `verdicts`.
+
+        With a `chip` it keeps keys, and `random` chooses the orders about them that it crashes in.
 
         `tell` hears the agent's name, what it applied, and the number.
         """
@@ -84,7 +92,12 @@ class Member:
         self.session = ""
         self.pulses = 0
         self.refused: dict[str, int] = {}
-        self._signer = signer
+        self.signer = signer
+        self.cut: Callable[[], None] = lambda: None
+        """Breaks the connection off; set by who made it."""
+        self.keys: MemberKeys | None = None
+        if chip is not None:
+            self.keys = MemberKeys(self, chip, random=random or SystemRandom(), crashes=crashes)
         self._head = Head(chain)
         self._waiting: deque[tuple[int, bytes]] = deque()
         """(sequence, line) that the server has not signed for."""
@@ -116,6 +129,8 @@ class Member:
         self._publish, self.session, self._counter = publish, session, 0
         self.report(now)
         self._resend(0)
+        if self.keys is not None:
+            self.keys.connected(now)
 
     def disconnected(self) -> None:
         """The connection is gone."""
@@ -136,11 +151,13 @@ class Member:
 
     def report(self, now: datetime, *, leaving: bool = False) -> None:
         """Say that it lives, and what it has."""
+        if self.keys is not None:
+            self.keys.tick(now)
         self._counter += 1
         state = self.trust
         policy = state.policy
         mode = DoorMode.LOCKED_DOWN if self._is_locked_down() else DoorMode.LOCKED
-        self._say(
+        self.say(
             topics.REPORT,
             sign_statement(
                 Report(
@@ -163,7 +180,7 @@ class Member:
                     version="fleet",
                     leaving=leaving,
                 ),
-                self._signer,
+                self.signer,
             ),
         )
 
@@ -184,7 +201,10 @@ class Member:
 
     @cached_property
     def _handlers(self) -> dict[str, Callable[[bytes, datetime], None]]:
-        return {
+        about_keys: dict[str, Callable[[bytes, datetime], None]] = {}
+        if self.keys is not None:
+            about_keys = {topics.STAGE: self.keys.ordered, topics.KEYS: self.keys.packaged}
+        return about_keys | {
             topics.ACKNOWLEDGEMENT: self._acknowledged,
             topics.HEARTBEAT: self._heartbeat,
             topics.POLICY: self._policy,
@@ -258,6 +278,8 @@ class Member:
             now,
             {"policy_version": candidate.policy.counter, "hash": candidate.hash},
         )
+        if self.keys is not None:
+            self.keys.tell(now)
 
     def _revocation(self, payload: bytes, now: datetime) -> None:
         before = self.trust
@@ -353,7 +375,7 @@ class Member:
             session=self.session,
             **wants,
         )
-        self._say(topics.PULL, sign_statement(pull, self._signer))
+        self.say(topics.PULL, sign_statement(pull, self.signer))
 
     def _resend(self, after: int) -> None:
         lines = [line for sequence, line in self._waiting if sequence > after]
@@ -362,9 +384,10 @@ class Member:
 
     def _hand_over(self, lines: list[bytes]) -> None:
         if self._publish is not None and lines:
-            self._say(topics.EVENTS, seal_envelope(EVENTS_TYPE, join_lines(lines), [self._signer]))
+            self.say(topics.EVENTS, seal_envelope(EVENTS_TYPE, join_lines(lines), [self.signer]))
 
-    def _say(self, channel: str, payload: bytes) -> None:
+    def say(self, channel: str, payload: bytes) -> None:
+        """Publish, if it is connected."""
         if self._publish is not None:
             self._publish(topics.up(self.trust.root.site, self.agent, channel), payload)
 
