@@ -23,6 +23,7 @@ from schemas.chain import EVENTS_TYPE, Head, Link, check_follows, split_lines
 from schemas.command import Action
 from schemas.envelope import TrustedKey, open_envelope
 from schemas.events import event_name
+from schemas.keys import KeyPackage, KeyRequest
 from schemas.names import SERVER
 from schemas.report import Pull, Report
 from schemas.root import AGENT_PURPOSES
@@ -33,6 +34,7 @@ from schemas.topics import (
     COMMAND,
     EVENTS,
     HEARTBEAT,
+    KEYS,
     LOCKDOWN,
     POLICY,
     PULL,
@@ -220,6 +222,9 @@ class TakingServer:
         self.answering = True
         self.commands: list[bytes] = []
         """What was sent, for who would replay it."""
+        self.key_requests: list[KeyRequest] = []
+        self.package: Callable[[KeyRequest], KeyPackage | None] = lambda request: None
+        """What is answered to a question for keys; nothing by default."""
         self.lend: Callable[[TransportRequest], bytes | None] = lambda request: None
         """What lends an ESAM the transport key of every card of the rig: zeros."""
         self._client: aiomqtt.Client | None = None
@@ -232,7 +237,7 @@ class TakingServer:
                 async with aiomqtt.Client(
                     "127.0.0.1", self._rig.broker_port, identifier="server", timeout=1
                 ) as client:
-                    channels = (EVENTS, REPORT, PULL, TRANSPORT, WILL)
+                    channels = (EVENTS, REPORT, PULL, KEYS, TRANSPORT, WILL)
                     await client.subscribe([(up(SITE, AGENT, each), 1) for each in channels])
                     self._client = client
                     if self._head is not None:
@@ -310,6 +315,11 @@ class TakingServer:
             if self.answering:
                 for answer, body in self.voice.answers(self.pulls[-1]):
                     await self.tell(answer, body)
+        elif channel == KEYS:
+            self.key_requests.append(self._open(payload, KeyRequest))
+            package = self.package(self.key_requests[-1])
+            if package is not None:
+                await self.tell(KEYS, self._rig.keys.sign(package))
         elif channel == TRANSPORT:
             request = self._open(payload, TransportRequest)
             answer = self.voice.transport_key(request, bytes(16), loan=self.lend(request))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,19 @@ from edge_agent.elements import Elements
 from edge_agent.keying import Keying
 from edge_agent.secure_element.esam_chip import Esam
 from schemas.envelope import unverified_payload
-from schemas.esam import KeyPlace, check_value, seal_for_esam
-from schemas.keys import (
-    PACKAGE_LIFE,
-    CheckValues,
-    Item,
-    KeyPackage,
-    KeyRequest,
-    Purpose,
-    StageOrder,
-)
+from schemas.keys import CheckValues, Item, KeyPackage, KeyRequest
 from schemas.statement import parse_statement, payload_type
 from schemas.suites import SuiteName, suite
 from schemas.topics import KEYS
 from tests.card_desk import repeatable
 from tests.esam_desk import ESAM_SERIAL, EsamDesk
 from tests.esam_rig import Slot
+from tests.key_server import KeyServer
 from tests.link_rig import AGENT, DOOR, PATIENCE_S, SITE, LinkRig, unconnected
 from tests.site_keys import SiteKeys
 from tests.site_voice import SiteVoice
 
-DOMAIN, OTHER = "front", "back"
+DOMAIN, OTHER = DOOR, "back"
 SESSION = "00112233445566aa"
 Answer = Callable[["KeyingRig", KeyRequest], Awaitable[None]]
 
@@ -54,18 +45,26 @@ class KeyingRig:
         self.folder, self.suite = folder, suite(name)
         self.parts, self.slot = parts, slot
         self.recorder, self.voice = parts.recorder, parts.voice
-        self.desk = EsamDesk(name)
+        self.authority = KeyServer(EsamDesk(name), parts.voice)
         self.requests: list[KeyRequest] = []
         self.answers: list[Answer] = []
         """How the next questions are answered; honestly after that."""
         self.asked = asyncio.Event()
         self.read = 0
-        self.counter = 0
         self.session = SESSION
         self.keying: Keying
         self.elements: Elements
         self.esam: Esam
         self._running: asyncio.Task[None] | None = None
+
+    @property
+    def desk(self) -> EsamDesk:
+        """The chip, and its control key."""
+        return self.authority.desk
+
+    @desk.setter
+    def desk(self, desk: EsamDesk) -> None:
+        self.authority.desk = desk
 
     async def policy(self, **door: Any) -> None:
         """Put the next policy in force."""
@@ -122,55 +121,19 @@ class KeyingRig:
 
     def package(self, request: KeyRequest, **changes: Any) -> KeyPackage:
         """What the key authority answers; `key` is another than its own."""
-        place = KeyPlace(ESAM_SERIAL, request.index, request.item, request.version)
-        challenge = bytes.fromhex(changes.get("challenge", request.challenge))
-        key: bytes = changes.pop("key", self.key(request.item, request.version))
-        body = seal_for_esam(self.suite, self.desk.control_key, challenge, place, key)
-        named = request.model_dump(exclude={"purpose", "audience", "issued", "counter", "expires"})
-        now = self.voice.now()
-        values = {
-            **named,
-            "audience": AGENT,
-            "issued": now,
-            "expires": now + timedelta(seconds=60),
-            "counter": 1,
-            "check_value": check_value(self.suite, key).hex() if key else None,
-            "body": body.hex(),
-        }
-        return KeyPackage(**values | changes)
+        return self.authority.package(request, **changes)
 
     def key(self, item: Item, version: int) -> bytes:
-        if item.purpose is None:
-            return b""
-        known = self.desk.secrets.setdefault(
-            version, {purpose: bytes((version, purpose)) * 8 for purpose in Purpose}
-        )
-        return known[item.purpose]
+        return self.authority.key(item, version)
 
     def checks(self, version: int) -> CheckValues:
-        items = (Item.AUTH, Item.ADMIT, Item.MAINTAIN)
-        values = {
-            item.value: check_value(self.suite, self.key(item, version)).hex() for item in items
-        }
-        return CheckValues(**values)
+        return self.authority.checks(version)
 
     def order(self, version: int, *, floor: int = 1, **changes: Any) -> None:
         """The server's next order."""
-        now = self.voice.now()
-        self.counter += 1
-        values = {
-            "site": SITE,
-            "audience": AGENT,
-            "issued": now,
-            "expires": now + PACKAGE_LIFE,
-            "counter": self.counter,
-            "domain": DOMAIN,
-            "suite": self.suite.name,
-            "version": version,
-            "check_values": None if self.slot is None else self.checks(version),
-            "floor": floor,
-        }
-        self.keying.ordered(StageOrder(**values | changes))
+        if self.slot is None:
+            changes = {"check_values": None, **changes}
+        self.keying.ordered(self.authority.order(version, floor, **changes))
 
     async def told(self) -> tuple[str, dict[str, Any]]:
         """The next keys.held or keys.refused."""
