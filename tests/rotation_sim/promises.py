@@ -22,6 +22,8 @@ class Promises:
         self._world = world
         self.unfit: set[str] = set()
         """Locks that are new or have another chip: out of service until they have their keys."""
+        self.kept = 0
+        """How often a card was to be let in, and would have been."""
         self._epochs: dict[str, int] = {}
         self._cards: dict[str, tuple[Any, Info | None]] = {}
         self._locks: dict[str, Any] = {}
@@ -128,6 +130,7 @@ class Promises:
             card = world.cards[name]
             if not self.must_open(lock, card) or question is None:
                 continue
+            self.kept += 1
             info = self._info(card)
             assert info is not None, f"{name} has lost its keys"
             slot = choose_slot(info, question)
