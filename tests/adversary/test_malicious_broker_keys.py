@@ -16,7 +16,6 @@ from edge_agent.keying import Keying
 from edge_agent.secure_element.esam_chip import Esam
 from edge_agent.transport_keys import TransportKeys
 from schemas.envelope import Signer
-from schemas.esam import KeyPlace, check_value, seal_for_esam
 from schemas.keys import MAX_KEY_STATEMENT_BYTES, CheckValues, Item, KeyPackage, StageOrder
 from schemas.statement import sign_statement
 from schemas.topics import KEYS, STAGE, TRANSPORT
@@ -25,6 +24,7 @@ from tests.adversary.test_malicious_broker import at_work, forged, refusal
 from tests.card_desk import repeatable
 from tests.esam_desk import ESAM_SERIAL, EsamDesk
 from tests.esam_rig import Slot
+from tests.key_server import KeyServer
 from tests.link_rig import DOOR, LinkRig
 from tests.site_keys import SiteKeys
 
@@ -172,6 +172,7 @@ class AtTheLock:
     def __init__(self, rig: LinkRig, folder) -> None:
         self.rig = rig
         self.desk = EsamDesk("intl").issue().load(1)
+        self.authority = KeyServer(self.desk, rig.voice)
         self.esam = Esam(Slot(self.desk.chip), ESAM_SERIAL, [DOOR])
         elements = Elements(folder, bytes(32), repeatable(9), [self.esam])
         self.keying = Keying(elements, rig.store, rig.recorder, rig.signer, repeatable(3))
@@ -184,26 +185,11 @@ class AtTheLock:
         self.keying.connected(rig.link.say, rig.session)
 
     def order(self) -> bytes:
-        right = statement(self.rig, STAGE, check_values=CheckValues(**self.checks(2)))
-        return self.rig.voice.keys.sign(right)
-
-    def checks(self, version: int) -> dict[str, str]:
-        keys = self.desk.secrets[version].items()
-        return {
-            purpose.name.lower(): check_value(self.desk.suite, key).hex() for purpose, key in keys
-        }
+        return self.rig.voice.keys.sign(self.authority.order(2))
 
     def package(self, at: int) -> bytes:
         """The answer to the agent's question of this number."""
-        request = self.rig.key_requests[at]
-        place = KeyPlace(ESAM_SERIAL, request.index, request.item, request.version)
-        key = self.desk.secrets[request.version][request.item.purpose]
-        challenge = bytes.fromhex(request.challenge)
-        body = seal_for_esam(self.desk.suite, self.desk.control_key, challenge, place, key)
-        named = {"item": request.item, "challenge": request.challenge, "body": body.hex()}
-        checked = check_value(self.desk.suite, key).hex()
-        right = statement(self.rig, KEYS, check_value=checked, **named)
-        return self.rig.voice.keys.sign(right)
+        return self.rig.voice.keys.sign(self.authority.package(self.rig.key_requests[at]))
 
     async def asked(self, count: int) -> None:
         await self.rig.until_heard(lambda: len(self.rig.key_requests) >= count)
@@ -223,7 +209,9 @@ async def test_what_is_replayed_gets_nowhere_and_costs_the_esam_nothing(tmp_path
             for at in (1, 2):
                 await lock.asked(at + 1)
                 await rig.say(KEYS, lock.package(at))
-            await rig.event("keys.held", held={"1": lock.checks(1), "2": lock.checks(2)})
+            await rig.event(
+                "keys.held", held={str(v): lock.authority.checks(v).model_dump() for v in (1, 2)}
+            )
             said = rig.names().count("keys.held")
             for _ in range(5):
                 await rig.say(STAGE, order)
