@@ -1,0 +1,420 @@
+"""Rotations over a real store and key authority, and locks that do what a test says.
+
+A lock hears orders as they are published and policies as they are committed, and answers with
+events that the ledger stores, as the server's ingest does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from schemas.chain import Head, compose_line, parse_line
+from schemas.event_data import KeysHeld, KeysRefused
+from schemas.events import event_type
+from schemas.keys import CheckValues, StageOrder
+from schemas.statement import open_statement
+from schemas.suites import suite
+from schemas.topics import STAGE, down
+from server.clock import microseconds
+from server.core.rotation import Campaign
+from server.distribution.key_standing import Standings
+from server.distribution.lock_keys import LockKeys
+from server.distribution.rotation_steps import RotationSteps
+from server.distribution.rotations import Rotations
+from server.distribution.stage_orders import StageOrders
+from server.ingest.heads import Row
+from server.ingest.ledger import Ledger
+from server.keys.authority import KeyAuthority
+from server.store import rotations as rows
+from server.store.announcements import announcements
+from server.store.model_tables import bindings, cards, doors, persons, touched
+from tests.key_rig import KeyDesk, key_desk
+from tests.orders_rig import FakeClock
+from tests.site_keys import SiteKeys
+
+SITE, ZONE, SHED = "demo", "zone-a", "shed"
+SUITE = suite("intl")
+OWN = CheckValues(auth="0a0a0a", admit="0b0b0b", maintain="0c0c0c")
+LIMIT_S = 20
+
+
+@dataclass
+class FakeLock:
+    """An agent with one door of the domain; what it holds outlives the server."""
+
+    agent: str
+    domain: str = ZONE
+    held: dict[int, CheckValues] = field(default_factory=dict)
+    floor: int = 1
+    preferred: int = 1
+    accepted: tuple[int, ...] = ()
+    online: bool = True
+    refuses: str = ""
+    """Why it takes no keys; empty: it does."""
+    silent: bool = False
+    """It hears orders and says nothing."""
+    deaf: bool = False
+    """No policy reaches it."""
+    orders: list[StageOrder] = field(default_factory=list)
+
+
+class Stopped(BaseException):
+    """The process ends here."""
+
+
+class Mortal:
+    """An engine whose process ends at the commit `dies_at` (counted from 0), before or after it.
+
+    The next `fails` commits lose the connection instead, before or after they are written.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine, self.commits = engine, 0
+        self.dies_at: int | None = None
+        self.fails = 0
+        self.written = False
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        number, self.commits = self.commits, self.commits + 1
+        end: BaseException | None = Stopped() if number == self.dies_at else None
+        if self.fails:
+            self.fails, end = self.fails - 1, OSError("the connection was lost")
+        async with self._engine.begin() as connection:
+            yield connection
+            if end is not None and not self.written:
+                raise end
+        if end is not None:
+            raise end
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+class Campaigns:
+    """The server's part, made anew by `start`, and the locks around it."""
+
+    def __init__(self, desk: KeyDesk, executor: Executor) -> None:
+        self._desk = desk
+        self.mortal = Mortal(desk.engine)
+        self.engine = desk.engine
+        """That of the locks' world, which does not end."""
+        self.keys = SiteKeys()
+        self.clock = FakeClock()
+        self.locks: dict[str, FakeLock] = {}
+        self.changed = asyncio.Condition()
+        self.died = asyncio.Event()
+        self._executor, self._ids = executor, itertools.count(1)
+        self._heads: dict[str, Head] = {}
+        self._ingest = asyncio.Lock()
+        self._looks = 0
+        self._told: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.make()
+
+    def make(self) -> None:
+        """As at the start of a process: all that is in memory only is gone."""
+        engine: Any = self.mortal
+        self.authority = KeyAuthority(
+            engine=engine, homes=self._desk.homes, clock=self.clock, announced=self._announced
+        )
+        self.lock_keys = LockKeys()
+        self.ledger = Ledger(self.engine, [self.lock_keys.project])
+        common: dict[str, Any] = {
+            "engine": engine,
+            "authority": self.authority,
+            "clock": self.clock,
+        }
+        self.standings = Standings(
+            **common, suite="intl", lock_keys=self.lock_keys, present=self.present
+        )
+        self.rotations = Rotations(
+            **common,
+            standings=self.standings,
+            steps=RotationSteps(
+                **common,
+                announced=self._announced,
+                policies_changed=lambda: self._told.put_nowait(None),
+            ),
+            orders=StageOrders(
+                site=SITE,
+                signer=self.keys.signer("keys"),
+                publish=self._publish,
+                executor=self._executor,
+                clock=self.clock,
+            ),
+            lock_keys=self.lock_keys,
+            present=self.present,
+            new_id=lambda: f"{next(self._ids):08x}",
+        )
+
+    async def start(self) -> None:
+        """Load and run, until `stop`."""
+        await self.authority.load()
+        await self.ledger.load()
+        await self.rotations.load()
+        self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._answer())]
+
+    async def stop(self) -> None:
+        """The process ends; locks live on."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+
+    async def restart(self) -> None:
+        """The process ends, here or where it died, and another begins."""
+        await self.stop()
+        self.died.clear()
+        self.mortal.dies_at = None
+        self.make()
+        await self.start()
+        self.rotations.model_changed()
+        for lock in self.locks.values():
+            await self.policy(lock)  # an agent that hears the server again is told its newest
+
+    async def _run(self) -> None:
+        try:
+            await self.rotations.run()
+        except Stopped:
+            self.died.set()
+            await self._announce_change()
+
+    def present(self) -> set[str]:
+        self._looks += 1
+        return {lock.agent for lock in self.locks.values() if lock.online}
+
+    # The model.
+
+    async def add_lock(self, agent: str, domain: str = ZONE, **changes: Any) -> FakeLock:
+        """An agent that serves one door of the domain and has its keys as they are now."""
+        lock = FakeLock(agent, domain, **changes)
+        known = {d.name: d for d in await self.authority.domains()}
+        if not lock.held and domain in known:
+            lock.held = {1: known[domain].versions[0].check_values}
+        self.locks[agent] = lock
+        async with self.engine.begin() as connection:
+            row = {"name": agent, "readers": "in", "behaviour": "{}", "revision": 1}
+            await connection.execute(
+                insert(doors).values(id=f"door-{agent}", agent=agent, domain=domain, **row)
+            )
+        await self.says_held(lock)
+        self.rotations.model_changed()
+        return lock
+
+    async def add_card(
+        self,
+        card: str,
+        version: int = 1,
+        *,
+        domain: str = ZONE,
+        other: int | None = None,
+        **of: Any,
+    ) -> None:
+        """An active card with keys of the domain."""
+        async with self.engine.begin() as connection:
+            if await connection.scalar(select(persons.c.id).where(persons.c.id == "ann")) is None:
+                person = {"id": "ann", "name": "Ann", "revision": 1, "active": True}
+                known = {k: v for k, v in person.items() if k in persons.c}
+                await connection.execute(insert(persons).values(**known))
+            values = {"id": card, "person": "ann", "state": "active", "slot": 0, "revision": 1} | of
+            await connection.execute(insert(cards).values(**values))
+            await connection.execute(
+                insert(bindings).values(
+                    card=card,
+                    domain=domain,
+                    key_version=version,
+                    other_version=other,
+                    event="0" * 16 + "-1",
+                    time_us=1,
+                )
+            )
+
+    # What locks say.
+
+    async def event(
+        self, agent: str, name: str, data: dict[str, Any], time: datetime | None = None
+    ) -> None:
+        """The agent's event is committed, as ingest does it: one at a time."""
+        async with self._ingest:
+            await self._commit(agent, name, data, time or self.clock.now())
+
+    async def _commit(self, agent: str, name: str, data: dict[str, Any], time: datetime) -> None:
+        head = self._heads.get(agent) or Head(SUITE.digest(agent.encode()).hex()[:16])
+        line, head = compose_line(
+            head,
+            SUITE.digest,
+            source=f"/sites/{SITE}/agents/{agent}",
+            type=event_type(name),
+            subject=f"agents/{agent}",
+            time=time,
+            data=data | {"clock": {"status": "synced"}},
+        )
+        row = Row(agent, parse_line(line, SUITE.digest), None)
+        now_us = microseconds(self.clock.now())
+        await self.ledger.commit([row], {(agent, head.chain): head}, now_us)
+        self._heads[agent] = head
+        self.rotations.told()
+
+    async def says_held(self, lock: FakeLock, time: datetime | None = None) -> None:
+        held = KeysHeld(
+            clock={"status": "synced"},
+            domain=lock.domain,
+            suite="intl",
+            esam=None,
+            held=lock.held,
+            floor=lock.floor,
+            preferred=lock.preferred,
+            accepted=lock.accepted,
+        )
+        await self.event(lock.agent, "keys.held", held.model_dump(mode="json"), time)
+
+    async def denies(
+        self, agent: str, card: str, reason: str = "key_version_retired", domain: str = ZONE
+    ) -> None:
+        """A door refuses a card."""
+        data = {"door": f"door-{agent}", "card": card, "reason": reason, "domain": domain}
+        await self.event(agent, "access.denied", data)
+
+    async def policy(self, lock: FakeLock) -> None:
+        """The newest policy reaches the lock."""
+        if lock.deaf or not lock.online:
+            return
+        async with self.engine.connect() as connection:
+            versions = (await rows.read_versions(connection)).get(lock.domain, rows.Versions())
+        if (lock.preferred, lock.accepted) != (versions.preferred, versions.accepted):
+            assert versions.preferred in lock.held, f"{lock.agent} has not what it is to prefer"
+            lock.preferred, lock.accepted = versions.preferred, versions.accepted
+            await self.says_held(lock)
+
+    async def _publish(self, topic: str, payload: bytes, retain: bool) -> None:
+        assert not retain
+        self._told.put_nowait((topic, payload))
+
+    async def _answer(self) -> None:
+        while True:
+            told = await self._told.get()
+            if told is None:
+                for lock in self.locks.values():
+                    await self.policy(lock)
+            else:
+                await self._obey(*told)
+
+    async def _obey(self, topic: str, payload: bytes) -> None:
+        lock = next(k for k in self.locks.values() if topic == down(SITE, k.agent, STAGE))
+        order = open_statement(
+            payload,
+            StageOrder,
+            self.keys.root.key_ring(),
+            site=SITE,
+            audience=lock.agent,
+            now=self.clock.now(),
+        )
+        lock.orders.append(order)
+        await self._announce_change()
+        if lock.silent or not lock.online:
+            return
+        if lock.refuses:
+            refused = KeysRefused(
+                clock={"status": "synced"},
+                domain=lock.domain,
+                version=order.version,
+                reason="failed",
+                detail=lock.refuses,
+            )
+            await self.event(lock.agent, "keys.refused", refused.model_dump(mode="json"))
+            return
+        self.check(lock, order)
+        lock.held[order.version] = order.check_values or OWN
+        lock.floor = max(lock.floor, order.floor)
+        lock.held = {v: checks for v, checks in lock.held.items() if v >= lock.floor}
+        await self.says_held(lock)
+
+    def check(self, lock: FakeLock, order: StageOrder) -> None:
+        """No order may take from a lock what its own doors ask for."""
+        asks = [lock.preferred, *lock.accepted]
+        assert order.floor <= min(asks), f"{lock.agent} would lose what it asks for"
+
+    # What a test waits for.
+
+    def _announced(self) -> None:
+        self._waking = asyncio.ensure_future(self._announce_change())
+
+    async def _announce_change(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def campaign(self, id: str) -> Campaign:
+        async with self.engine.connect() as connection:
+            return (await rows.read_rotations(connection, id=id))[0][0]
+
+    async def until(self, id: str, state: str) -> Campaign:
+        """The campaign, as soon as it is so."""
+        async with asyncio.timeout(LIMIT_S):
+            while (campaign := await self.campaign(id)).state != state:
+                await self.next()
+        return campaign
+
+    async def when(self, there: Callable[[], Any]) -> None:
+        """As soon as this is so; looked at whenever something was published or committed."""
+        async with asyncio.timeout(LIMIT_S):
+            while not there():
+                await self.next()
+
+    async def looked(self) -> None:
+        """The server has looked at everything once more."""
+        before = self._looks
+        self.rotations.model_changed()
+        await self.when(lambda: self._looks > before)
+        async with self.rotations._turn:
+            pass
+
+    async def next(self) -> None:
+        """Something was published or committed; raises Stopped if the process ended meanwhile."""
+        async with self.changed:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await self.changed.wait()
+        for task in self._tasks:
+            if task.done():
+                task.result()
+        if self.died.is_set():
+            raise Stopped
+
+    async def events(self) -> list[str]:
+        """Names of the rotation's own events, oldest first."""
+        async with self.engine.connect() as connection:
+            query = select(announcements.c.name).order_by(announcements.c.id)
+            return [n for n in await connection.scalars(query) if n.startswith("rotation.")]
+
+    async def touched(self) -> set[str]:
+        """Whose policies are to be made anew."""
+        async with self.engine.connect() as connection:
+            return set(await connection.scalars(select(touched.c.agent)))
+
+
+@asynccontextmanager
+async def campaigns(path: Path, locks: int = 3) -> AsyncIterator[Campaigns]:
+    """A domain under the key authority, with so many locks."""
+    async with key_desk(path) as desk:
+        await desk.authority.create_domain(ZONE, "intl", "test")
+        with ThreadPoolExecutor(1, "sign") as executor:
+            made = Campaigns(desk, executor)
+            await made.start()
+            for number in range(locks):
+                await made.add_lock(f"agent-{number}")
+            try:
+                yield made
+            finally:
+                await made.stop()
