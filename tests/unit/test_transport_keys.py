@@ -1,202 +1,197 @@
-"""A transport key is asked for once, answered once, and lent for the card that is being bound."""
+"""Transport keys at the authority: which one a card has, and what becomes of them."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-from datetime import UTC, datetime
-from types import SimpleNamespace
+from contextlib import suppress
 
 import pytest
+from sqlalchemy import event as sqla_event
+from sqlalchemy import select, update
 
-from edge_agent import transport_keys
-from edge_agent.card.script import TransportKeyRefused
-from edge_agent.secure_element.esam_chip import Loan
-from edge_agent.secure_element.port import ElementUnavailable
-from edge_agent.transport_keys import TransportKeys
-from schemas.envelope import Signer, TrustedKey, unverified_payload
-from schemas.errors import BadSignature, MalformedKey, Replayed
-from schemas.names import SERVER
-from schemas.root import AGENT_PURPOSES
-from schemas.statement import open_statement, parse_statement, payload_type
-from schemas.topics import TRANSPORT
-from schemas.transport import TransportKey, TransportRefusal, TransportRequest
-from tests.site_keys import SiteKeys
-from tests.site_voice import SiteVoice
+from schemas.suites import suite
+from schemas.transport import TransportSource
+from server.keys.home import KeysError
+from server.keys.transport import Found, Imported
+from server.store.transport import keep_key
+from server.store.transport_tables import transport_keys
+from tests.transport_rig import CARD, OTHER, transport_desk
 
-AGENT, SESSION, COMMAND = "front-agent", "00" * 8, "c0" * 8
-CARD, KEY = bytes.fromhex("00112233445566aa"), bytes(range(16))
+A, B, C = b"a" * 16, b"b" * 16, b"c" * 16
+LIST, DERIVED, DEFAULT = TransportSource.LIST, TransportSource.DERIVED, TransportSource.DEFAULT
 
 
-class Asking:
-    """An agent's questions, and a server's voice that a test answers with."""
-
-    def __init__(self, suite: str) -> None:
-        self.site = SiteKeys(suite)
-        self.voice = SiteVoice(self.site, AGENT)
-        self.signer = Signer.of(self.site.suite.generate(secrets.token_bytes))
-        self.keys = TransportKeys(
-            "demo", AGENT, self.signer, secrets.token_bytes, lambda: datetime.now(UTC)
-        )
-        self.said: asyncio.Queue[TransportRequest] = asyncio.Queue()
-        self.keys.connected(self.say, SESSION)
-
-    async def say(self, channel: str, envelope: bytes) -> None:
-        """Verified as a server does."""
-        assert channel == TRANSPORT
-        held = TrustedKey(self.signer.key.public, AGENT, AGENT_PURPOSES)
-        self.said.put_nowait(
-            open_statement(
-                envelope,
-                TransportRequest,
-                {self.signer.keyid: held},
-                site="demo",
-                audience=SERVER,
-                now=datetime.now(UTC),
-            )
-        )
-
-    async def asked(self, *more) -> tuple[asyncio.Task, TransportRequest]:
-        asking = asyncio.create_task(self.keys.ask(COMMAND, CARD, *more))
-        return asking, await self.said.get()
-
-    def answer(self, request: TransportRequest, key: bytes | None = KEY, /, **changes) -> None:
-        envelope = self.voice.transport_key(request, key, **changes)
-        payload = unverified_payload(envelope, payload_type("transport-key"), max_bytes=1 << 16)
-        self.keys.answered(parse_statement(payload, TransportKey))
+@pytest.fixture
+async def desk(tmp_path):
+    async with transport_desk(tmp_path / "site") as opened:
+        yield opened
 
 
-@pytest.fixture(params=["gm", "intl"])
-def asking(request):
-    return Asking(request.param)
+async def give(desk, card=CARD, *, keep=False):
+    async with desk.engine.begin() as connection:
+        found = await desk.transport.give(connection, card)
+        if keep:
+            await keep_key(connection, card)
+    return found
 
 
-async def test_the_answer_is_opened_with_the_key_made_for_the_question(asking):
-    waiting, request = await asking.asked()
-    assert (request.command, request.card, request.session) == (COMMAND, CARD.hex(), SESSION)
-    asking.answer(request)
-    given = await waiting
-    assert (given.key, given.source, given.loan) == (KEY, "list", None)
-    _, second = await asking.asked()
-    assert second.recipient != request.recipient
-    assert second.counter == request.counter + 1
+async def test_without_any_there_is_none(desk):
+    assert await give(desk) is None
+    standing = await desk.transport.standing()
+    assert (standing.listed, standing.kept, standing.master, standing.default) == (
+        0,
+        0,
+        None,
+        False,
+    )
 
 
-async def test_a_refusal_is_the_outcome(asking):
-    waiting, request = await asking.asked()
-    asking.answer(request, None, refusal=TransportRefusal.OTHER_PERSON)
-    with pytest.raises(TransportKeyRefused) as refused:
-        await waiting
-    assert refused.value.outcome == "other_person"
+@pytest.mark.parametrize("name", ["gm", "intl"])
+async def test_a_list_goes_before_a_master_key_and_that_before_a_default(desk, name):
+    await desk.transport.take_root(DEFAULT, C, "test", suite="intl")
+    assert await give(desk) == Found(C, DEFAULT)
+    await desk.transport.take_root(DERIVED, B, "test", suite=name)
+    derived = suite(name).diversify(B, bytes.fromhex(CARD))
+    assert await give(desk) == Found(derived, DERIVED)
+    await desk.transport.take_list({CARD: A}, "test")
+    assert await give(desk) == Found(A, LIST)
+    assert (await give(desk, OTHER)).source is DERIVED
 
 
-@pytest.mark.parametrize(
-    ("changes", "refusal"),
-    [
-        ({"request": 99}, Replayed),
-        ({"command": "c1" * 8}, Replayed),
-        ({"card": "ff" * 8}, Replayed),
-        ({"session": "01" * 8}, Replayed),
-        ({"loan": b"unasked"}, MalformedKey),
-    ],
-)
-async def test_an_answer_that_is_none_to_the_question_leaves_it_open(asking, changes, refusal):
-    waiting, request = await asking.asked()
-    with pytest.raises(refusal):
-        asking.answer(request, **changes)
-    assert not waiting.done()
-    asking.answer(request)
-    assert (await waiting).key == KEY
+async def test_every_change_is_an_event_without_a_key(desk):
+    await desk.transport.take_list({CARD: A, OTHER: B}, "test")
+    await desk.transport.take_root(DERIVED, B, "test", suite="gm")
+    await desk.transport.forget(LIST, "test")
+    await desk.transport.forget(DERIVED, "test")
+    assert await desk.told("keys.transport_changed") == [
+        {"by": "test", "source": "list", "cards": 2, "action": "added"},
+        {"by": "test", "source": "derived", "cards": 0, "action": "added"},
+        {"by": "test", "source": "list", "cards": 2, "action": "removed"},
+        {"by": "test", "source": "derived", "cards": 0, "action": "removed"},
+    ]
+    assert await give(desk) is None
 
 
-async def test_what_was_sealed_for_another_question_is_not_opened(asking):
-    waiting, request = await asking.asked()
-    earlier = request.model_copy(update={"counter": request.counter + 1})
-    with pytest.raises(BadSignature):
-        asking.answer(earlier, request=request.counter)
-    other = Asking(asking.site.suite_name)
-    _, elsewhere = await other.asked()
-    swapped = request.model_copy(update={"recipient": elsewhere.recipient})
-    with pytest.raises(BadSignature):
-        asking.answer(swapped)
-    asking.answer(request)
-    assert (await waiting).key == KEY
+async def test_a_list_again_is_no_change(desk):
+    assert await desk.transport.take_list({CARD: A}, "test") == Imported(1, 0, 0)
+    assert await desk.transport.take_list({CARD: A}, "test") == Imported(0, 0, 1)
+    assert len(await desk.told("keys.transport_changed")) == 1
 
 
-async def test_an_answer_counts_once_and_not_after_the_question(asking):
-    waiting, request = await asking.asked()
-    asking.answer(request)
-    with pytest.raises(Replayed):
-        asking.answer(request)
-    await waiting
-    with pytest.raises(Replayed):
-        asking.answer(request)
+async def test_another_key_of_a_card_is_refused_whole_unless_it_is_meant(desk):
+    await desk.transport.take_list({CARD: A}, "test")
+    with pytest.raises(KeysError, match=f"another transport key is known of {CARD}\\."):
+        await desk.transport.take_list({OTHER: B, CARD: B}, "test")
+    assert await give(desk, OTHER) is None
+    assert await give(desk) == Found(A, LIST)
+    done = await desk.transport.take_list({OTHER: B, CARD: B}, "test", replace=True)
+    assert done == Imported(1, 1, 0)
+    assert await give(desk) == Found(B, LIST)
 
 
-async def test_two_cards_are_asked_for_at_once_and_each_gets_its_own(asking):
-    first, one = await asking.asked()
-    second, two = await asking.asked()
-    asking.answer(two, bytes(16))
-    asking.answer(one)
-    assert ((await first).key, (await second).key) == (KEY, bytes(16))
+async def test_another_master_key_is_refused_unless_it_is_meant(desk):
+    await desk.transport.take_root(DERIVED, A, "test", suite="gm")
+    await desk.transport.take_root(DERIVED, A, "test", suite="gm")
+    for key, name in ((B, "gm"), (A, "intl")):
+        with pytest.raises(KeysError, match="--replace"):
+            await desk.transport.take_root(DERIVED, key, "test", suite=name)
+    assert (await desk.transport.standing()).master == "gm"
+    await desk.transport.take_root(DERIVED, B, "test", suite="intl", replace=True)
+    assert (await desk.transport.standing()).master == "intl"
+    assert len(await desk.told("keys.transport_changed")) == 2
 
 
-async def test_without_an_answer_or_a_connection_it_says_so(asking, monkeypatch):
-    monkeypatch.setattr(transport_keys, "ANSWER_S", 0.01)
-    waiting, request = await asking.asked()
-    with pytest.raises(TransportKeyRefused) as refused:
-        await waiting
-    assert refused.value.outcome == "no_answer"
-    with pytest.raises(Replayed):
-        asking.answer(request)
-
-    async def cut(channel: str, payload: bytes) -> None:
-        raise ConnectionError("cut")
-
-    asking.keys.connected(cut, SESSION)
-    with pytest.raises(TransportKeyRefused) as refused:
-        await asking.keys.ask(COMMAND, CARD)
-    assert refused.value.outcome == "no_connection"
+@pytest.mark.parametrize("key", [b"", b"x" * 15, b"x" * 17])
+async def test_a_master_key_of_another_length_is_refused_and_not_shown(desk, key):
+    with pytest.raises(KeysError) as refusal:
+        await desk.transport.take_root(DERIVED, key, "test", suite="gm")
+    assert "xxx" not in str(refusal.value)
 
 
-async def test_a_new_connection_ends_what_was_asked_by_the_old_one(asking):
-    waiting, request = await asking.asked()
-    asking.keys.connected(asking.say, "01" * 8)
-    with pytest.raises(TransportKeyRefused) as refused:
-        await waiting
-    assert refused.value.outcome == "no_connection"
-    _, again = await asking.asked()
-    assert (again.session, again.counter) == ("01" * 8, request.counter)
-    with pytest.raises(Replayed):  # the counter is the same, and the session is not
-        asking.answer(request)
+async def test_a_key_that_a_card_was_bound_with_outlives_where_it_is_from(desk):
+    await desk.transport.take_list({CARD: A, "ee" * 8: A}, "test")
+    await desk.transport.take_root(DERIVED, B, "test", suite="intl")
+    await give(desk, CARD, keep=True)
+    derived = await give(desk, OTHER, keep=True)
+    assert await desk.transport.forget(LIST, "test") == 1
+    await desk.transport.forget(DERIVED, "test")
+    assert await give(desk) == Found(A, LIST)
+    assert await give(desk, OTHER) == derived
+    assert await give(desk, "ee" * 8) is None
+    assert (await desk.transport.standing()).kept == 2
 
 
-async def test_a_key_is_lent_for_the_card_that_is_being_bound_and_for_no_other(asking):
-    esam = SimpleNamespace(domains=("zone-a", "zone-b"))
-    lend = asking.keys.lender(esam)
-    serial, challenge = bytes(8), bytes(16)
-    loan = Loan(2, 3, CARD, KEY)
-    with pytest.raises(ElementUnavailable):
-        await lend(serial, challenge, loan)
-    with asking.keys.lending(COMMAND, CARD):
-        with pytest.raises(ElementUnavailable):
-            await lend(serial, challenge, Loan(2, 3, bytes(8), KEY))
-        lending = asyncio.create_task(lend(serial, challenge, loan))
-        request = await asking.said.get()
-        assert request.loan is not None
-        assert (request.loan.domain, request.loan.index, request.loan.version) == ("zone-b", 2, 3)
-        assert request.loan.challenge == challenge.hex()
-        with pytest.raises(MalformedKey):
-            asking.answer(request)  # without the loan
-        asking.answer(request, loan=b"lent")
-        assert await lending == b"lent"
-    with pytest.raises(ElementUnavailable):
-        await lend(serial, challenge, loan)
+async def test_a_derived_key_that_came_to_nothing_gives_way_to_a_list(desk):
+    await desk.transport.take_root(DEFAULT, C, "test", suite="intl")
+    await give(desk)
+    assert await desk.transport.take_list({CARD: A}, "test") == Imported(1, 0, 0)
+    assert await give(desk) == Found(A, LIST)
 
 
-async def test_the_key_is_in_no_repr(asking):
-    waiting, request = await asking.asked()
-    asking.answer(request)
-    given = await waiting
-    assert repr(KEY) not in repr(given)
-    assert KEY.hex() not in repr(given) + repr(vars(asking.keys))
+async def test_a_derived_key_that_a_card_has_shown_does_not(desk):
+    await desk.transport.take_root(DEFAULT, C, "test", suite="intl")
+    await give(desk, keep=True)
+    with pytest.raises(KeysError, match="another transport key"):
+        await desk.transport.take_list({CARD: A}, "test")
+    assert await desk.transport.take_list({CARD: C}, "test") == Imported(1, 0, 0)
+    await desk.transport.forget(DEFAULT, "test")
+    assert await give(desk) == Found(C, LIST)
+
+
+async def test_what_is_not_there_can_not_be_forgotten(desk):
+    for source in (LIST, DERIVED, DEFAULT):
+        with pytest.raises(KeysError, match="could be forgotten"):
+            await desk.transport.forget(source, "test")
+
+
+async def test_a_sealed_key_does_for_its_own_card_alone(desk):
+    await desk.transport.take_list({CARD: A, OTHER: B}, "test")
+    async with desk.engine.begin() as connection:
+        query = select(transport_keys.c.sealed).where(transport_keys.c.card == OTHER)
+        sealed = await connection.scalar(query)
+        ours = transport_keys.c.card == CARD
+        await connection.execute(update(transport_keys).where(ours).values(sealed=sealed))
+    with pytest.raises(KeysError, match="key-encryption key"):
+        await give(desk)
+
+
+async def test_two_imports_at_once_leave_one_whole_list(desk):
+    ours, theirs = dict.fromkeys([CARD, OTHER], A), dict.fromkeys([CARD, OTHER], B)
+    done = await asyncio.gather(
+        desk.transport.take_list(ours, "test"),
+        desk.transport.take_list(theirs, "test"),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(each, KeysError) for each in done) == 1
+    found = {(await give(desk, card)).key for card in ours}
+    assert found in ({A}, {B})
+
+
+@pytest.mark.parametrize("moment", ["commit", "rollback"])
+async def test_a_process_that_ends_in_an_import_leaves_the_old_list_or_the_new(desk, moment):
+    class Killed(BaseException):
+        pass
+
+    def kill(*_):
+        raise Killed
+
+    await desk.transport.take_list({CARD: A}, "test")
+    if moment == "commit":
+        sqla_event.listen(desk.engine.sync_engine, "commit", kill)
+    else:
+        sqla_event.listen(desk.engine.sync_engine, "before_cursor_execute", _at_update(kill))
+    with suppress(Killed):
+        await desk.transport.take_list({CARD: B, OTHER: B}, "test", replace=True)
+    await desk.engine.dispose()
+    async with transport_desk(desk.keys_desk.site.path) as again:
+        keys = [await give(again, CARD), await give(again, OTHER)]
+        assert keys == [Found(A, LIST), None]
+        assert len(await again.told("keys.transport_changed")) == 1
+
+
+def _at_update(kill):
+    def look(_connection, _cursor, statement, *_):
+        if statement.startswith("UPDATE transport_keys"):
+            kill()
+
+    return look
