@@ -7,9 +7,7 @@ Nothing reaches into the server.
 from __future__ import annotations
 
 import asyncio
-import csv
 import json
-import secrets
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,11 +18,18 @@ from typing import Any, Literal
 import httpx
 
 from edge_agent.demo.cast import CAST, REVOKED, site_document
-from edge_agent.demo.forgery import copied_card
+from edge_agent.demo.chips import (
+    SHARED,
+    SHARING,
+    EsamMaker,
+    esam_settings,
+    make_cards,
+    make_shared_domain,
+    transport_keys,
+)
 from edge_agent.demo.mosquitto import guarded_mosquitto
 from edge_agent.demo.office import Office
 from edge_agent.demo.processes import (
-    READY_S,
     Child,
     ProcessFailed,
     command,
@@ -85,6 +90,10 @@ class Building:
         """The id of the agent that serves `door`."""
         return f"{door}-agent"
 
+    def domain(self, door: str) -> str:
+        """The key domain of the door: shared by the first ones, else its own."""
+        return SHARED if door in self.doors[:SHARING] else door
+
     def config(self, door: str) -> Path:
         """The configuration of the door's agent."""
         return self.folder / "agents" / door / "agent.toml"
@@ -99,7 +108,7 @@ class Building:
             return await doorway.tap(self.cards[name])
 
     async def set_up(self) -> None:
-        """Make the site, start broker and server, enrol the agents, bind the cards.
+        """Make the site, start broker and server, enrol the agents.
 
         The agents do not run yet.
         """
@@ -110,20 +119,36 @@ class Building:
                 *("--root-keys", folder),
             )
         )
-        await asyncio.gather(self._serve(), self._make_cards())
-        document = site_document(self.doors, self.agent, datetime.now(UTC))
-        await self.office.apply(document)
-        await asyncio.gather(*(self._enrol(door) for door in self.doors))
-        await self.office.revoke(REVOKED.serial.hex(), "revoked")
-        await asyncio.gather(*(self._bind_cards(door) for door in self.doors))
+        await make_shared_domain(self.site, self.suite)
+        domains = sorted({self.domain(door) for door in self.doors})
+        (self.folder / "cards").mkdir()
+        _, self.cards = await asyncio.gather(
+            self._serve(), make_cards(self.folder / "cards", self.suite, SITE, domains)
+        )
+        await self.office.apply(site_document(self.doors, self.agent, self.domain))
+        maker = EsamMaker(self.folder / "issuing", self.suite)
+        await asyncio.gather(
+            *(self._enrol(door, maker) for door in self.doors),
+            run(
+                command(
+                    *("ostiary", "cards", "transport", "import"),
+                    *(transport_keys(self.folder / "cards"), "--site-dir", self.site),
+                )
+            ),
+        )
 
     async def _serve(self) -> None:
         await self.start_broker()
         await self.start_server()
 
     async def start(self) -> None:
-        """Start the agents; return when every door has its policy, and all that was decided."""
+        """Start the agents, bind the cards; return when every door knows all that was decided."""
         await asyncio.gather(*(self.start_agent(door) for door in self.doors))
+        await self.office.converged()
+        await self._bind_cards(self.doors)
+        now = datetime.now(UTC)
+        await self.office.apply(site_document(self.doors, self.agent, self.domain, now))
+        await self.office.revoke(REVOKED.serial.hex(), "revoked")
         await self.office.converged()
 
     async def stop(self) -> None:
@@ -186,11 +211,16 @@ class Building:
         await child.start()
         return child
 
-    async def _enrol(self, door: str) -> None:
+    async def _enrol(self, door: str, maker: EsamMaker) -> None:
         """Claim, enrol and approve: the device makes its keys, the operator compares them."""
         agent, configuration = self.agent(door), self.config(door)
         configuration.parent.mkdir(parents=True)
-        configuration.write_text(_AGENT_TOML.format(door=door))
+        settings = _AGENT_TOML.format(door=door)
+        shares = self.domain(door) == SHARED
+        if shares:
+            chip = configuration.parent / "esam.bin"
+            settings += esam_settings(chip, await maker.issue(agent, chip))
+        configuration.write_text(settings)
         claim = await self.office.claim(agent)
         enrolling = asyncio.create_task(
             run(command("ostiary-agent", "enrol", claim, "--config", configuration))
@@ -200,49 +230,27 @@ class Building:
             await enrolling
         finally:
             enrolling.cancel()
+        if shares:
+            await maker.import_into(self.site, agent)
 
-    async def _make_cards(self) -> None:
-        folder = self.folder / "cards"
-        folder.mkdir()
-        with (self.folder / "transport_keys.csv").open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["card", "transport_key"])
-            for person in CAST:
-                path = folder / f"{person.name}.card"
-                if person.copies is not None:
-                    self.cards[person.name] = await copied_card(
-                        path, person.serial, self.suite, SITE, self.doors
-                    )
-                    continue
-                transport_key = secrets.token_bytes(16)
-                rows.writerow([person.serial.hex(), transport_key.hex()])
-                self.cards[person.name] = VirtualCard(
-                    path, self.suite, person.serial, transport_key, secrets.token_bytes
-                )
+    async def bind(self, door: str, name: str) -> None:
+        """Open a window at the door for a person, and hold up their card. Raises ProcessFailed."""
+        window = await self.office.open_window(door, name)
+        async with self.doorway(door) as doorway:
+            outcome = await self.tap(doorway, name)
+        if outcome != "bound":
+            raise ProcessFailed(f"{name}'s card was not bound at {door}: {outcome}")
+        await self.office.window_is(window, "bound")
 
-    async def _bind_cards(self, door: str) -> None:
-        holders = [person for person in CAST if person.bound and person.copies is None]
-        keys = self.folder / "transport_keys.csv"
-        binding = Child(
-            f"{door}-binding",
-            command(
-                *("ostiary-agent", "bind", "--config", self.config(door)),
-                *("--transport-keys", keys, "--count", str(len(holders))),
-            ),
-            self.log(f"{door}-binding"),
-        )
-        binding.log.parent.mkdir(exist_ok=True)
-        await binding.start()
-        try:
-            await until(binding, self.doorway(door).is_open)
-            async with self.doorway(door) as doorway:
-                for person in holders:
-                    outcome = await self.tap(doorway, person.name)
-                    if outcome != "bound":
-                        raise ProcessFailed(f"{person.name}'s card was not bound: {outcome}")
-            await binding.ended_well(READY_S)
-        finally:
-            await binding.stop()
+    async def _bind_cards(self, doors: list[str]) -> None:
+        """Each card once at each domain, so at the first of the doors that share one."""
+        first = {self.domain(door): door for door in reversed(doors)}
+        await asyncio.gather(*(self._bind_at(door) for door in first.values()))
+
+    async def _bind_at(self, door: str) -> None:
+        for person in CAST:
+            if person.bound and person.copies is None:
+                await self.bind(door, person.name)
 
 
 async def healthy(url: str) -> bool:

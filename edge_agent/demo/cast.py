@@ -56,32 +56,41 @@ CAST: tuple[Person, ...] = (
 def guest_list(taps: int, random: Random) -> list[Person]:
     """Who taps, in order: everybody at least once where `taps` allows, then by weight.
 
+    The newcomer is in the middle, once.
+
     The copied card is spread out, as a thief who waits: so it meets the check of its key and not
     only the lockout that five failures in a row bring.
     """
-    guests = list(CAST[:taps])
-    rest = random.choices(CAST, [p.weight for p in CAST], k=max(0, taps - len(guests)))
+    guests = list(CAST[: taps - 1])
+    rest = random.choices(CAST, [p.weight for p in CAST], k=max(0, taps - 1 - len(guests)))
     guests += rest
     random.shuffle(guests)
+    guests.insert(len(guests) // 2, NEWCOMER)
     return guests
 
 
+NEWCOMER = Person("nadia", _serial(13), None, 0, bound=False)
+"""Comes once, with a new card: it is bound at the door, while people tap at the others."""
+REGULARS = tuple(person for person in CAST if person.expected is None)
+"""Who is let in, so whose cards get new keys."""
 REVOKED = next(person for person in CAST if person.expected == "card_revoked")
 LEAVERS = tuple(_serial(100 + number) for number in range(20))
 """Cards that are revoked while people walk, one after another."""
 
 
-def site_document(doors: list[str], agent: Callable[[str], str], now: datetime) -> dict[str, Any]:
-    """The whole site as `ostiary apply` takes it; `agent` names the agent that serves a door."""
-    tomorrow = (now + timedelta(days=1)).isoformat()
-    yesterday = (now - timedelta(days=1)).isoformat()
+def site_document(
+    doors: list[str],
+    agent: Callable[[str], str],
+    domain: Callable[[str], str],
+    now: datetime | None = None,
+) -> dict[str, Any]:
+    """The whole site as `ostiary apply` takes it.
+
+    `agent` names the agent that serves a door, `domain` whose keys open it. Without `now` every
+    card is still in order, as it is when it is bound.
+    """
     in_groups: dict[str, list[str]] = {"dana": ["visitors"], "emil": []}
-    special: dict[str, dict[str, Any]] = {
-        "fatima": {"state": "suspended"},
-        "goran": {"valid_until": yesterday},
-        "hana": {"valid_from": tomorrow},
-        "jun": {"state": "lost"},
-    }
+    special = {} if now is None else _out_of_order(now)
     holders = [p for p in CAST if p.copies is None and p.name != "stranger"]
     leavers = {f"leaver-{number}": serial for number, serial in enumerate(LEAVERS, 1)}
     return {
@@ -95,6 +104,7 @@ def site_document(doors: list[str], agent: Callable[[str], str], now: datetime) 
                 "agent": agent(door),
                 "area": "inside",
                 "settings": {
+                    "domain": domain(door),
                     "strike_release_s": 2.0,
                     "held_prealarm_s": 2.0,
                     "held_after_s": 3.0,
@@ -103,7 +113,9 @@ def site_document(doors: list[str], agent: Callable[[str], str], now: datetime) 
             for door in doors
         },
         "groups": {"staff": {}, "visitors": {}},
-        "persons": {p.name: {"groups": in_groups.get(p.name, ["staff"])} for p in holders}
+        "persons": {
+            p.name: {"groups": in_groups.get(p.name, ["staff"])} for p in (*holders, NEWCOMER)
+        }
         | {name: {"groups": ["staff"]} for name in leavers},
         "cards": {p.serial.hex(): {"person": p.name} | special.get(p.name, {}) for p in holders}
         | {serial.hex(): {"person": name} for name, serial in leavers.items()},
@@ -111,4 +123,13 @@ def site_document(doors: list[str], agent: Callable[[str], str], now: datetime) 
             "staff": {"group": "staff", "areas": ["inside"], "schedule": "always"},
             "visitors": {"group": "visitors", "areas": ["inside"], "schedule": "never"},
         },
+    }
+
+
+def _out_of_order(now: datetime) -> dict[str, dict[str, Any]]:
+    return {
+        "fatima": {"state": "suspended"},
+        "goran": {"valid_until": (now - timedelta(days=1)).isoformat()},
+        "hana": {"valid_from": (now + timedelta(days=1)).isoformat()},
+        "jun": {"state": "lost"},
     }

@@ -57,6 +57,13 @@ class Figures:
     revocations: int
     revocation_ms: Percentiles
     """From the operator's order to the last door's receipt in the store."""
+    bound: int
+    """Cards that were given keys at a door."""
+    rekeyed: int
+    """Cards that were given the next version's keys, after they had opened a door."""
+    rotation_state: str
+    lockouts_during_rotation: int
+    """Good cards that a door refused because of their key version."""
 
     def to_json(self) -> str:
         """One line."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from functools import partial
 from itertools import repeat
 from random import Random
 from typing import Any
@@ -15,11 +16,13 @@ from rich.live import Live
 
 from edge_agent.demo import figures
 from edge_agent.demo.building import SITE, Building
-from edge_agent.demo.cast import LEAVERS, Person, guest_list
+from edge_agent.demo.cast import LEAVERS, NEWCOMER, Person, guest_list
 from edge_agent.demo.figures import Figures, Percentiles
 from edge_agent.demo.processes import ProcessFailed, command, run
+from edge_agent.demo.rotating import Rotating
 from edge_agent.demo.street import Tally, stand_at
 from edge_agent.demo.summary import Picture, show
+from edge_agent.virtual.people import Doorway
 from schemas.events import agent_source
 
 ROUND = 60
@@ -40,13 +43,14 @@ async def run_demo(
 ) -> Figures:
     """The whole demo; every process is ended before it returns or raises ProcessFailed."""
     try:
-        with console.status("Setting up the site: server, broker, doors, cards ..."):
+        with console.status("Setting up the site: server, broker, doors ..."):
             await building.set_up()
-        with console.status("Starting the doors ..."):
+        with console.status("Starting the doors, binding the cards ..."):
             await building.start()
         if not console.is_terminal:  # a terminal sees it in the picture
             console.print(f"Live page: {building.url}", highlight=False)
         tally = Tally()
+        rotating = Rotating(building, tally)
         async with httpx.AsyncClient(base_url=building.url, trust_env=False) as client:
             picture = Picture(building.url, building.suite, building.doors)
             with Live(
@@ -60,7 +64,9 @@ async def run_demo(
                     asyncio.create_task(_keep_checking(building)),
                 ]
                 performance = asyncio.create_task(
-                    _perform(building, random, tally, taps=taps, leave=leave, pause_s=pause_s)
+                    _perform(
+                        building, random, tally, rotating, taps=taps, leave=leave, pause_s=pause_s
+                    )
                 )
                 try:
                     await asyncio.wait(
@@ -74,7 +80,7 @@ async def run_demo(
                         task.cancel()
                     await asyncio.gather(performance, *keeping_watch, return_exceptions=True)
             recorded = performance.result()
-            return await _count(building, client, tally, recorded)
+            return await _count(building, client, tally, rotating, recorded)
     finally:
         with console.status("Stopping ..."):
             await building.stop()
@@ -84,30 +90,49 @@ async def _perform(
     building: Building,
     random: Random,
     tally: Tally,
+    rotating: Rotating,
     *,
     taps: int | None,
     leave: bool,
     pause_s: float,
 ) -> dict[str, tuple[str, int]]:
     guests = _guests(taps, random)
-    dismissing = asyncio.create_task(_dismiss(building, pause_s))
+    work = [
+        asyncio.create_task(_dismiss(building, pause_s)),
+        asyncio.create_task(rotating.run()),
+    ]
     try:
         async with asyncio.TaskGroup() as doors:
             for door in building.doors:
                 doors.create_task(
                     stand_at(
-                        building.doorway(door), building.tap, guests, random, tally, pause_s=pause_s
+                        building.doorway(door),
+                        partial(_meet, building, door),
+                        guests,
+                        random,
+                        tally,
+                        pause_s=pause_s,
                     )
                 )
+        rotating.walked.set()
+        if leave:
+            await asyncio.gather(*work)
     finally:
-        if not leave:
-            dismissing.cancel()
-    if leave:
-        await dismissing
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
     recorded = await settled(building)
     if not leave:
         await asyncio.Event().wait()  # until Ctrl-C
     return recorded
+
+
+async def _meet(building: Building, door: str, doorway: Doorway, guest: Person) -> str:
+    """Let a guest tap; the newcomer's card is bound first, and every door told of it."""
+    if guest is NEWCOMER:
+        await building.bind(door, guest.name)
+        await building.office.converged()
+    return await building.tap(doorway, guest.name)
 
 
 async def _dismiss(building: Building, pause_s: float) -> None:
@@ -158,6 +183,7 @@ async def _count(
     building: Building,
     client: httpx.AsyncClient,
     tally: Tally,
+    rotating: Rotating,
     recorded: dict[str, tuple[str, int]],
 ) -> Figures:
     events = await figures.all_events(client)
@@ -166,6 +192,7 @@ async def _count(
     )
     logs = [building.log(door) for door in building.doors]
     revocations = figures.revocation_latencies(events, {card.hex() for card in LEAVERS})
+    rotation_state, lockouts = await rotating.told()
     return Figures(
         suite=building.suite,
         doors=len(building.doors),
@@ -181,4 +208,8 @@ async def _count(
         event_to_commit_ms=Percentiles.of(figures.commit_latencies(events)),
         revocations=len(revocations),
         revocation_ms=Percentiles.of(revocations),
+        bound=figures.count(events, "card.bound"),
+        rekeyed=figures.count(events, "card.rekeyed"),
+        rotation_state=rotation_state,
+        lockouts_during_rotation=lockouts,
     )

@@ -37,7 +37,7 @@ class Tally:
 
 async def stand_at(
     doorway: Doorway,
-    tap: Callable[[Doorway, str], Awaitable[str]],
+    tap: Callable[[Doorway, Person], Awaitable[str]],
     guests: Iterator[Person],
     random: Random,
     tally: Tally,
@@ -46,7 +46,7 @@ async def stand_at(
 ) -> None:
     """One door's street: take the next guest, wait a little, let them tap; until none is left.
 
-    `tap` is given the door and the guest's name; `pause_s` is the mean time between people. The
+    `tap` is given the door and the guest; `pause_s` is the mean time between people. The
     door is forced once at the beginning and the first grant is held open, so that a short demo
     shows both.
     """
@@ -55,7 +55,7 @@ async def stand_at(
         await _force(doorway)
         for guest in guests:
             await asyncio.sleep(min(random.expovariate(1 / pause_s), 4 * pause_s))
-            outcome = await tap(doorway, guest.name)
+            outcome = await tap(doorway, guest)
             tally.saw(guest, outcome)
             if outcome == "granted":
                 stays = random.random() < STAYS_OUTSIDE and not first_grant

@@ -32,6 +32,9 @@ _STRICT = ConfigDict(frozen=True, extra="forbid")
 T = TypeVar("T")
 Id = Annotated[str, Path(pattern=r"^[0-9a-f]{8}$", examples=["0123abcd"])]
 
+Operator = Annotated[Principal, Depends(needs("keys"))]
+Nothing = Annotated[NoQuery, Query()]
+
 
 class RotationPlan(BaseModel):
     """What to rotate."""
@@ -149,8 +152,6 @@ def router(state: ServerState) -> APIRouter:
     """The routes under `/api/v1/rotations`."""
     routes = APIRouter(prefix="/api/v1/rotations", tags=["rotations"])
     problems = documented(*REFUSALS, NO_SUCH_OBJECT, NOT_NOW)
-    operator = Annotated[Principal, Depends(needs("keys"))]
-    nothing = Annotated[NoQuery, Query()]
 
     @routes.get(
         "",
@@ -159,7 +160,7 @@ def router(state: ServerState) -> APIRouter:
         responses=documented(*REFUSALS),
         dependencies=[Depends(needs("read"))],
     )
-    async def read_all(_query: nothing) -> Response:
+    async def read_all(_query: Nothing) -> Response:
         """Newest first."""
         async with state.engine.connect() as connection:
             found = await rows.read_rotations(connection)
@@ -172,7 +173,7 @@ def router(state: ServerState) -> APIRouter:
         responses=problems,
         dependencies=[Depends(needs("read"))],
     )
-    async def read(id: Id, _query: nothing) -> Response:
+    async def read(id: Id, _query: Nothing) -> Response:
         """What locks have is what they have signed; nothing is assumed."""
         return json_response(await _whole(state, id))
 
@@ -183,7 +184,7 @@ def router(state: ServerState) -> APIRouter:
         response_model=RotationState,
         responses=problems,
     )
-    async def plan(order: RotationPlan, by: operator, _query: nothing) -> Response:
+    async def plan(order: RotationPlan, by: Operator, _query: Nothing) -> Response:
         """Makes the next key version; no lock and no door changes by that."""
         overlap = timedelta(days=order.overlap_days)
         campaign = await _asked(
@@ -194,7 +195,7 @@ def router(state: ServerState) -> APIRouter:
     @routes.post(
         "/{id}/start", summary="Start it", response_model=RotationState, responses=problems
     )
-    async def start(id: Id, order: RotationStart, by: operator, _query: nothing) -> Response:
+    async def start(id: Id, order: RotationStart, by: Operator, _query: Nothing) -> Response:
         """Gives the locks the new keys, wave after wave, and then prefers them."""
         return await _done(state, state.rotations.start(id, by.name, hold=order.hold))
 
@@ -204,7 +205,7 @@ def router(state: ServerState) -> APIRouter:
         response_model=RotationState,
         responses=problems,
     )
-    async def retire(id: Id, order: RotationRetirement, by: operator, _query: nothing) -> Response:
+    async def retire(id: Id, order: RotationRetirement, by: Operator, _query: Nothing) -> Response:
         """It can't be undone."""
         options = order.model_dump()
         return await _done(state, state.rotations.retire(id, by.name, **options))
@@ -216,7 +217,7 @@ def router(state: ServerState) -> APIRouter:
         responses=problems,
     )
     async def quarantine(
-        id: Id, order: RotationQuarantine, by: operator, _query: nothing
+        id: Id, order: RotationQuarantine, by: Operator, _query: Nothing
     ) -> Response:
         """They are given what they lack when they are back, and then leave it by themselves."""
         agents = order.agents
@@ -233,12 +234,12 @@ def router(state: ServerState) -> APIRouter:
         response_model=RotationState,
         responses=problems,
     )
-    async def pause(id: Id, _order: NoOrder, by: operator, _query: nothing) -> Response:
+    async def pause(id: Id, _order: NoOrder, by: Operator, _query: Nothing) -> Response:
         """Nothing changes at any door."""
         return await _done(state, state.rotations.pause(id, by.name))
 
     @routes.post("/{id}/resume", summary="Go on", response_model=RotationState, responses=problems)
-    async def resume(id: Id, _order: NoOrder, by: operator, _query: nothing) -> Response:
+    async def resume(id: Id, _order: NoOrder, by: Operator, _query: Nothing) -> Response:
         """What failed before is tried again."""
         return await _done(state, state.rotations.resume(id, by.name))
 
@@ -248,14 +249,14 @@ def router(state: ServerState) -> APIRouter:
         response_model=RotationState,
         responses=problems,
     )
-    async def activate(id: Id, _order: NoOrder, by: operator, _query: nothing) -> Response:
+    async def activate(id: Id, _order: NoOrder, by: Operator, _query: Nothing) -> Response:
         """Refused while a lock in service lacks it."""
         return await _done(state, state.rotations.activate(id, by.name))
 
     @routes.post(
         "/{id}/rollback", summary="Undo it", response_model=RotationState, responses=problems
     )
-    async def rollback(id: Id, _order: NoOrder, by: operator, _query: nothing) -> Response:
+    async def rollback(id: Id, _order: NoOrder, by: Operator, _query: Nothing) -> Response:
         """Before activation it is forgotten; in the overlap another goes the other way."""
         return await _done(state, state.rotations.roll_back(id, by.name))
 

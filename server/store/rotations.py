@@ -64,13 +64,9 @@ async def raise_own_floor(connection: AsyncConnection, domain: str, floor: int) 
 
 async def put_picture(
     connection: AsyncConnection, agent: str, told: KeysHeld, time: datetime
-) -> bool:
-    """What an agent says it has; False for older news than what is known."""
+) -> None:
+    """What an agent says it has: its word that came last, for its clock may have been wrong."""
     ours = (lock_keys.c.agent == agent) & (lock_keys.c.domain == told.domain)
-    known_us = await connection.scalar(select(lock_keys.c.time_us).where(ours))
-    time_us = microseconds(time)
-    if known_us is not None and time_us < known_us:
-        return False
     await connection.execute(delete(lock_keys).where(ours))
     await connection.execute(
         insert(lock_keys).values(
@@ -81,10 +77,9 @@ async def put_picture(
             floor=told.floor,
             preferred=told.preferred,
             accepted=json.dumps(list(told.accepted)),
-            time_us=time_us,
+            time_us=microseconds(time),
         )
     )
-    return True
 
 
 async def read_pictures(connection: AsyncConnection, domain: str) -> dict[str, Picture]:
@@ -190,7 +185,7 @@ async def cards_by_version(
         .where(*_live(domain, now))
         .group_by(bindings.c.key_version)
     )
-    return dict((await connection.execute(query)).tuples())
+    return dict((await connection.execute(query)).tuples().all())
 
 
 async def cards_behind(
