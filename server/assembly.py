@@ -145,7 +145,7 @@ class Assembly:
             clock=clock,
             alarm=alarm,
             announced=announced,
-            new_session=self.heartbeats.beat,
+            new_session=self._new_session,
         )
         self.revocations = Revocations(
             engine=engine,
@@ -369,6 +369,10 @@ class Assembly:
             lockdown=self.lockdowns.named(agent),
             key_floors=self.rotations.floors(agent),
         )
+
+    def _new_session(self, agent: str) -> None:
+        self.heartbeats.beat(agent)
+        self.rotations.came(agent)
 
     def _session(self, agent: str) -> Session | None:
         report = self.presence.report(agent)

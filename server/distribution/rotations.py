@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 
 import structlog
@@ -62,6 +63,7 @@ class Rotations:
         self._authority, self._orders, self._lock_keys = authority, orders, lock_keys
         self._clock, self._present, self._new_id = clock, present, new_id
         self._here: frozenset[str] = frozenset()
+        self._anew: set[str] = set()
         self._locked_out: list[LockedOut] = []
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
@@ -74,6 +76,11 @@ class Rotations:
     def model_changed(self) -> None:
         """Doors or agents may be others now."""
         self._standings.stale = True
+        self._wake.set()
+
+    def came(self, agent: str) -> None:
+        """It has a new session: what it was told in the one before may be lost."""
+        self._anew.add(agent)
         self._wake.set()
 
     def told(self) -> None:
@@ -113,9 +120,12 @@ class Rotations:
             if self._standings.due:
                 await self._standings.refresh()
             await self._count_locked_out()
+            here = frozenset(self._present())
+            came, self._anew, self._here = (here - self._here) | self._anew, set(), here
             for standing in self._standings.all():
+                for agent in came:
+                    standing.pace.forget(agent)
                 await self._look(standing)
-            self._here = frozenset(self._present())
 
     # What operators ask for.
 
@@ -127,6 +137,7 @@ class Rotations:
         Raises UnknownDomain, NotNow or KeysError.
         """
         async with self._turn:
+            await self._standings.refresh()  # `ostiary keys` may have made a version just now
             standing = await self._standings.of(domain)
             if not standing.authority and len(standing.locks) > 1:
                 raise NotNow(
@@ -136,9 +147,17 @@ class Rotations:
                 )
             async with self._engine.connect() as connection:
                 past = [c for c, *_ in await rows.read_rotations(connection) if c.domain == domain]
-            version = to or await self._next_version(standing, past, by)
+            version = to or self._next_version(standing, past)
             deadline = self._clock.now() + overlap
             campaign = plan(self._new_id(), standing.domain, version, deadline, past)
+            if standing.authority and version not in standing.domain.checks:
+                if to is not None:
+                    raise NotNow(
+                        f"the key authority has no version {to} of {domain}: plan without it,"
+                        " and the next one is made"
+                    )
+                made, _ = await self._authority.new_version(domain, by)
+                campaign = replace(campaign, to_version=made)
             there = self._present()
             chosen = waves((agent, agent in there) for agent in standing.locks)
             await self._steps.add(campaign, chosen, by)
@@ -230,21 +249,15 @@ class Rotations:
         self._wake.set()
         return step.campaign
 
-    async def _next_version(self, standing: Standing, past: Iterable[Campaign], by: str) -> int:
+    def _next_version(self, standing: Standing, past: Iterable[Campaign]) -> int:
         used = max([standing.domain.preferred, *(max(c.from_version, c.to_version) for c in past)])
         if not standing.authority:
             return used + 1
         newest = max(standing.domain.checks, default=0)
-        if newest > used:
-            return newest  # made by hand, or for a plan that was not made in the end
-        version, _ = await self._authority.new_version(standing.domain.name, by)
-        await self._standings.refresh()
-        return version
+        # it may be made by hand, or for a plan that was not made in the end
+        return newest if newest > used else newest + 1
 
     async def _look(self, standing: Standing) -> None:
-        here = frozenset(self._present())
-        for agent in here - self._here:
-            standing.pace.forget(agent)
         campaign = standing.campaign
         while campaign is not None:
             step = core.advance(campaign, self._standings.locks(standing), standing.domain)
@@ -267,16 +280,21 @@ class Rotations:
             await self._orders.send(standing.domain.name, standing.suite, due)
 
     async def _count_locked_out(self) -> None:
-        outs, self._locked_out = self._locked_out, []
-        for out in outs:
+        while self._locked_out:
+            out = self._locked_out[0]
             log.error("locked_out", domain=out.domain, card=out.card, door=out.door)
             standing = await self._standings.of(out.domain)
             if standing.campaign is not None:
                 step = core.locked_out(standing.campaign, out.card, out.door)
                 await self._take(standing, step, ITSELF)
+            del self._locked_out[0]  # counted, or of no campaign
 
     async def _take(
         self, standing: Standing, step: Step, by: str, back: Campaign | None = None
     ) -> None:
-        await self._steps.take(standing, step, by, back)
+        try:
+            await self._steps.take(standing, step, by, back)
+        except BaseException:
+            self._standings.stale = True  # it may be written, and only the answer is lost
+            raise
         self._standings.watch()
