@@ -45,6 +45,14 @@ async def test_what_a_policy_asks_for_is_said_when_it_changes(rig):
     await rig.nothing_more()
 
 
+async def test_what_a_look_at_the_chip_finds_is_said(rig):
+    rig.desk.load(2)
+    await rig.esam.look()
+    assert set((await rig.held())["held"]) == {1, 2}
+    await rig.esam.look()
+    await rig.nothing_more()
+
+
 async def test_a_restart_says_what_is_news_and_nothing_else(rig):
     await rig.stop()
     rig.start()
