@@ -225,11 +225,12 @@ class Campaigns:
         """An active card with keys of the domain."""
         async with self.engine.begin() as connection:
             if await connection.scalar(select(persons.c.id).where(persons.c.id == "ann")) is None:
-                person = {"id": "ann", "name": "Ann", "revision": 1, "active": True}
-                known = {k: v for k, v in person.items() if k in persons.c}
-                await connection.execute(insert(persons).values(**known))
-            values = {"id": card, "person": "ann", "state": "active", "slot": 0, "revision": 1} | of
-            await connection.execute(insert(cards).values(**values))
+                ann = {"id": "ann", "name": "Ann", "note": "", "cleared": 0, "revision": 1}
+                await connection.execute(insert(persons).values(**ann))
+            values = {"person": "ann", "state": "active", "slot": 0, "cleared": 0} | of
+            await connection.execute(
+                insert(cards).values(id=card, revision=1, note="", offline=False, **values)
+            )
             await connection.execute(
                 insert(bindings).values(
                     card=card,
@@ -375,7 +376,7 @@ class Campaigns:
     async def looked(self) -> None:
         """The server has looked at everything once more."""
         before = self._looks
-        self.rotations.model_changed()
+        self.rotations._wake.set()
         await self.when(lambda: self._looks > before)
         async with self.rotations._turn:
             pass

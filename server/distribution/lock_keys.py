@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import select
@@ -85,17 +84,17 @@ class LockKeys:
                 elif name == "access.granted":
                     await self._opened(connection, row)
                 elif event.data.get("reason") in BY_VERSION:
-                    await self._denied(connection, event.id, event.data)
+                    await self._denied(connection, row)
             except ValidationError:
                 continue  # a newer agent's way to say it: kept as an event, and no more
 
     async def _held(self, connection: AsyncConnection, row: Row, told: KeysHeld) -> None:
         if not await serves(connection, row.source, told.domain):
             return  # nobody speaks for another's lock
-        if await put_picture(connection, row.source, told, row.link.event.time):
-            self._news.pictures[row.source, told.domain] = Picture(
-                told.held, told.floor, told.preferred, told.accepted
-            )
+        await put_picture(connection, row.source, told, row.link.event.time)
+        self._news.pictures[row.source, told.domain] = Picture(
+            told.held, told.floor, told.preferred, told.accepted
+        )
 
     async def _opened(self, connection: AsyncConnection, row: Row) -> None:
         event = row.link.event
@@ -113,12 +112,11 @@ class LockKeys:
             versions = bound.key_version, proved
             await rekey(connection, card, domain, *versions, event.id, event.time)
 
-    async def _denied(
-        self, connection: AsyncConnection, event: str, data: Mapping[str, Any]
-    ) -> None:
+    async def _denied(self, connection: AsyncConnection, row: Row) -> None:
+        event, data = row.link.event.id, row.link.event.data
         domain, card = str(data.get("domain")), str(data.get("card"))
         opens = self.watched.get(domain)
-        if opens is None:
+        if opens is None or not await serves(connection, row.source, domain):
             return
         query = (
             select(bindings.c.key_version, bindings.c.other_version)

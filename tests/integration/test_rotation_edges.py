@@ -1,0 +1,92 @@
+"""What is not as it should be in a rotation: wrong clocks, strangers' words, lost answers."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from server.core.rotation import NotNow
+from tests.campaign_rig import SHED, ZONE, campaigns
+
+CARD = "0102030405060708"
+
+
+@pytest.fixture
+async def rig(tmp_path):
+    async with campaigns(tmp_path / "site") as made:
+        yield made
+
+
+async def overlapping(rig):
+    planned = await rig.rotations.plan(ZONE, "op")
+    await rig.rotations.start(planned.id, "op")
+    return await rig.until(planned.id, "overlap")
+
+
+async def versions(rig):
+    return [each.version for each in (await rig.authority.domains())[0].versions]
+
+
+async def test_a_plan_that_is_refused_makes_no_keys(rig):
+    await overlapping(rig)
+    with pytest.raises(NotNow, match="let it end"):
+        await rig.rotations.plan(ZONE, "op")
+    assert await versions(rig) == [1, 2]
+
+
+async def test_a_version_that_the_authority_has_not_made_is_no_goal(rig):
+    with pytest.raises(NotNow, match="7"):
+        await rig.rotations.plan(ZONE, "op", to=7)
+    made, _ = await rig.authority.new_version(ZONE, "op")
+    assert (await rig.rotations.plan(ZONE, "op", to=made)).to_version == made == 2
+
+
+async def test_a_lock_whose_clock_was_ahead_is_still_heard(rig):
+    lock = rig.locks["agent-0"]
+    await rig.says_held(lock, rig.clock.now() + timedelta(days=900))
+    await overlapping(rig)
+    assert set(lock.held) == {1, 2}
+    await rig.restart()
+    (standing,) = rig.standings.all()
+    assert all(set(k.picture.held) == {1, 2} for k in standing.locks.values())
+
+
+async def test_who_serves_no_door_of_the_domain_says_nothing_of_its_cards_or_keys(rig):
+    await rig.add_lock("stranger", SHED, held={1: rig.locks["agent-0"].held[1]})
+    await rig.add_card(CARD)
+    campaign = await overlapping(rig)
+    await rig.denies("stranger", CARD)
+    await rig.denies("stranger", CARD, domain=SHED)
+    await rig.denies("agent-1", CARD, "outside_schedule")
+    assert (await rig.campaign(campaign.id)).state == "overlap"
+    await rig.denies("agent-1", CARD)
+    paused = await rig.until(campaign.id, "paused")
+    assert (paused.lockouts, CARD in paused.reason) == (1, True)
+
+
+async def test_a_refusal_at_a_lock_is_counted_though_the_database_fails_meanwhile(rig):
+    await rig.add_card(CARD)
+    campaign = await overlapping(rig)
+    rig.mortal.fails = 1
+    await rig.denies("agent-1", CARD)
+    assert (await rig.until(campaign.id, "paused")).lockouts == 1
+
+
+@pytest.mark.parametrize("written", [True, False])
+async def test_a_pause_whose_answer_is_lost_is_a_pause_or_none(rig, written):
+    rig.locks["agent-0"].silent = True
+    planned = await rig.rotations.plan(ZONE, "op")
+    await rig.rotations.start(planned.id, "op")
+    rig.mortal.fails, rig.mortal.written = 1, written
+    with pytest.raises(OSError, match="lost"):
+        await rig.rotations.pause(planned.id, "op")
+    if not written:
+        await rig.rotations.pause(planned.id, "op")
+    rig.locks["agent-0"].silent = False
+    rig.clock.pass_time(120)
+    await rig.looked()
+    campaign = await rig.campaign(planned.id)
+    assert (campaign.state, campaign.resumes) == ("paused", "staging")
+    await rig.rotations.resume(planned.id, "op")
+    await rig.until(planned.id, "overlap")
