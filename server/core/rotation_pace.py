@@ -42,7 +42,8 @@ class Pace:
         A lock that got further, so that it lacks something else, is told at once.
         """
         room = AT_ONCE - sum(told.outstanding(now) for told in self._told.values())
-        due = [order for order in orders if self._is_due(order, now)][: max(room, 0)]
+        waiting = sorted((o for o in orders if self._is_due(o, now)), key=self._last)
+        due = waiting[: max(room, 0)]
         for order in due:
             told = self._told.get(order.agent)
             times = told.times if told is not None and told.order == order else 0
@@ -58,6 +59,11 @@ class Pace:
     def forget(self, agent: str) -> None:
         """The lock came back, lacks nothing any more, or is none."""
         self._told.pop(agent, None)
+
+    def _last(self, order: Order) -> float:
+        """When it was told last: locks that never answer must not keep others from their turn."""
+        told = self._told.get(order.agent)
+        return 0.0 if told is None else told.at.timestamp()
 
     def _is_due(self, order: Order, now: datetime) -> bool:
         told = self._told.get(order.agent)

@@ -320,7 +320,8 @@ class Centre:
             leave_behind=leave_behind,
             destroy=destroy,
         )
-        self.left_behind |= behind
+        if leave_behind or now >= self.campaign.deadline:
+            self.left_behind |= behind
         self.happened["left behind"] += len(behind)
         self.apply(step)
 

@@ -81,6 +81,7 @@ class Slot:
         self._secrets = secrets
         self._taken = taken
         self.torn = False
+        self.tears = 0
 
     async def connect(self) -> Slot:
         self.chip.reset()
@@ -97,6 +98,7 @@ class Slot:
         except CardTorn:
             chip.arm(None)
             self.torn = True
+            self.tears += 1
             _old_or_new(before, chip.image, apdu)
             raise
         if apdu[0] == CLA_SECURE and apdu[1] in (WRITE_KEY, RAISE_FLOOR) and answer == b"\x90\x00":
