@@ -183,72 +183,57 @@ async def test_a_new_window_takes_the_place_of_the_old_one(stand):
     assert (bound["command"], bound["person"]) == (new, "eve")
 
 
-async def test_a_card_that_is_being_bound_ends_its_own_window_and_not_the_new_one(stand):
-    asked, go_on = asyncio.Event(), asyncio.Event()
+class Slow:
+    """Answers the next question when it is let go on."""
 
-    def slow(request):
-        asked.set()
-        answering.append(asyncio.ensure_future(answer(request)))
+    def __init__(self, stand) -> None:
+        self.asked, self.go_on = asyncio.Event(), asyncio.Event()
+        self._honest, self._stand = stand.answer, stand
+        self._answering: asyncio.Future[None] | None = None
+        stand.answer = self._ask
+
+    def _ask(self, request):
+        self._stand.answer = self._honest
+        self.asked.set()
+        self._answering = asyncio.ensure_future(self._answer(request))
         return []
 
-    async def answer(request):
-        await go_on.wait()
-        for body in stand.honest(request):
-            await stand.tell("transport", body)
+    async def _answer(self, request) -> None:
+        await self.go_on.wait()
+        for body in self._honest(request):
+            await self._stand.tell("transport", body)
 
-    answering: list[asyncio.Future[None]] = []
-    stand.answer = slow
-    old, card = await stand.open(), stand.card(1)
+
+async def held_while_slow(stand, card) -> Slow:
+    """The card lies on the reader, and the server takes its time."""
+    slow = Slow(stand)
     card.reset()
     stand.rig.readers["in"].present(card.respond)
-    await asked.wait()
+    await slow.asked.wait()
+    return slow
+
+
+async def test_a_card_that_is_being_bound_ends_its_own_window_and_not_the_new_one(stand):
+    old = await stand.open()
+    slow = await held_while_slow(stand, stand.card(1))
     new = await stand.open(person="eve")
-    go_on.set()
+    slow.go_on.set()
     assert await stand.rig.shown.get() is BOUND
-    await asyncio.gather(*answering)
     assert (await stand.event("card.bound"))[1]["command"] == old
-    stand.answer = stand.honest
     assert await stand.rig.tap(stand.card(2)) is BOUND
     assert (await stand.event("card.bound", card=f"{2:016x}"))[1]["command"] == new
     assert await stand.events("card.not_bound") == []
 
 
-async def test_a_card_at_which_the_agent_fails_is_told_of_and_the_door_goes_on(stand, monkeypatch):
-    def mad(length: int) -> bytes:
-        raise ZeroDivisionError
-
-    known = stand.card(1)
+async def test_a_card_that_is_refused_in_a_window_that_was_replaced_is_its_last(stand):
+    stand.refuse(TransportRefusal.OTHER_PERSON)
+    old = await stand.open()
+    slow = await held_while_slow(stand, stand.card(1))
     await stand.open()
-    assert await stand.rig.tap(known) is BOUND
-    await stand.know(known)
-    element = stand.rig.elements.get(DOOR, "intl")
-    monkeypatch.setattr(element, "protect_key", mad)
-    await stand.open()
-    assert await stand.rig.tap(stand.card(2)) is ERROR
-    _, told = await stand.event("card.not_bound", outcome="failed")
-    assert told["card"] == f"{2:016x}"
-    assert await stand.rig.tap(known) is GRANTED
-    monkeypatch.undo()
-    assert await stand.rig.tap(stand.card(2)) is BOUND
-    assert await stand.events("door.fault") == []
-
-
-async def test_one_card_said_at_two_readers_is_bound_once_or_twice_and_breaks_nothing(stand):
-    first, second = stand.card(1), stand.card(2)
-    stand.fit_esam(1)
-    await stand.open(direction="in")
-    await stand.open(direction="out")
-    for card in (first, second):
-        card.reset()
-
-    async def copied(apdu: bytes) -> bytes:
-        return second.transmit(apdu).replace(second.serial, first.serial)
-
-    stand.rig.readers["in"].present(first.respond)
-    stand.rig.readers["out"].present(copied)
-    shown = {await stand.rig.shown.get() for _ in range(2)}
-    assert shown <= {BOUND, DENIED, ERROR}
-    assert await stand.events("door.fault") == []
+    slow.go_on.set()
+    assert await stand.rig.shown.get() is DENIED
+    told = [(d["command"], d["outcome"]) for _, d in await stand.events("card.not_bound")]
+    assert told == [(old, "other_person"), (old, "replaced")]
 
 
 async def test_a_card_that_was_not_known_yet_when_its_window_was_replaced_is_in_none(stand):
@@ -272,31 +257,21 @@ async def test_a_card_that_was_not_known_yet_when_its_window_was_replaced_is_in_
     assert await stand.rig.tap(card) is BOUND
 
 
-async def test_a_card_that_is_being_bound_at_the_end_of_the_window_is_bound(stand):
-    over = asyncio.Event()
-
-    def late(request):
-        answering.append(asyncio.ensure_future(answer(request)))
-        return []
-
-    async def answer(request):
-        await over.wait()
-        for body in stand.honest(request):
-            await stand.tell("transport", body)
-
-    answering: list[asyncio.Future[None]] = []
-    stand.answer = late
-    command, card = await stand.open(seconds=0.3), stand.card(1)
-    card.reset()
-    stand.rig.readers["in"].present(card.respond)
+@pytest.mark.parametrize("refused", [False, True])
+async def test_a_card_at_the_end_of_the_window_is_served_to_its_end(stand, refused):
+    if refused:
+        stand.refuse(TransportRefusal.OTHER_PERSON)
+    command = await stand.open(seconds=0.3)
+    slow = await held_while_slow(stand, stand.card(1))
     await stand.open(direction="out", seconds=0.4)
     await stand.event("card.not_bound", outcome="nobody_came")  # so the first is over as well
-    over.set()
-    assert await stand.rig.shown.get() is BOUND
-    await asyncio.gather(*answering)
-    assert (await stand.event("card.bound"))[1]["command"] == command
+    slow.go_on.set()
+    assert await stand.rig.shown.get() is (DENIED if refused else BOUND)
     assert await stand.rig.tap(stand.card(2)) is DENIED
-    assert len(await stand.events("card.not_bound")) == 1
+    told = [(data["command"], name) for name, data in await stand.events("card.bound")]
+    assert told == ([] if refused else [(command, "card.bound")])
+    outcomes = [data["outcome"] for _, data in await stand.events("card.not_bound")]
+    assert outcomes == ["nobody_came", *["other_person"] * refused]
 
 
 async def test_a_window_that_nobody_used_ends_and_says_so(stand):

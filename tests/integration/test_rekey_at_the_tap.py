@@ -10,7 +10,9 @@ import pytest
 from edge_agent import rekeying
 from edge_agent.readers.port import Feedback
 from edge_agent.secure_element.port import ElementUnavailable
+from edge_agent.tap import Lacking, Tap
 from edge_agent.virtual.card_os import VirtualCard
+from schemas.command import Action
 from schemas.policy import DoorMode
 from tests.door_rig import DOOR
 from tests.window_rig import BOUND, Torn, window_rig
@@ -61,6 +63,18 @@ async def in_overlap(tmp_path):
         yield overlap
 
 
+@pytest.fixture
+def given(monkeypatch):
+    """What cards were to be given, in place of giving it."""
+    kept: list[Lacking] = []
+
+    async def give(rekeying, card, lacking):
+        kept.append(lacking)
+
+    monkeypatch.setattr(rekeying.Rekeying, "give", give)
+    return kept
+
+
 async def test_a_card_is_given_the_preferred_version_when_it_opens(overlap):
     card = await overlap.bound()
     overlap.hold_version(2)
@@ -109,24 +123,44 @@ async def test_after_a_roll_back_a_card_that_has_only_the_new_version_is_given_t
     assert await overlap.asked() == [2, 1]
 
 
-async def test_a_lock_that_was_not_given_the_new_version_opens_and_writes_nothing(overlap):
+async def test_a_lock_that_was_not_given_the_new_version_opens_and_writes_nothing(overlap, given):
     card = await overlap.bound()
-    before = card.image
     await overlap.prefer(2, 1, cards=[card])
     assert await overlap.rig.tap(card) is GRANTED
+    assert await overlap.rig.tap(card) is GRANTED, "the reader is done with the first tap"
+    assert given == []
+    overlap.hold_version(2)
     assert await overlap.rig.tap(card) is GRANTED
-    assert card.image == before
-    assert await overlap.told() == []
+    assert await overlap.rig.tap(overlap.stand.card(9, overlap.suite)) is DENIED
+    assert [(each.from_version, each.question.key_version) for each in given] == [(1, 2)]
 
 
-async def test_a_card_that_may_not_pass_is_not_re_keyed(in_overlap):
-    before = in_overlap.card.image
+async def test_a_card_that_may_not_pass_is_not_re_keyed(in_overlap, given):
     await in_overlap.prefer(2, 1)  # this policy does not know it
-    assert await in_overlap.rig.tap(in_overlap.card) is DENIED
+    for _ in range(2):
+        assert await in_overlap.rig.tap(in_overlap.card) is DENIED
     await in_overlap.prefer(2, 1, cards=[in_overlap.card], mode=DoorMode.BLOCKED)
+    for _ in range(2):
+        assert await in_overlap.rig.tap(in_overlap.card) is DENIED
+    assert given == []
+
+
+async def test_a_door_that_was_shut_after_the_decision_re_keys_nobody(
+    in_overlap, given, monkeypatch
+):
+    decide = Tap.decide
+
+    async def decide_and_shut(tap, card):
+        outcome = await decide(tap, card)
+        await in_overlap.stand.command(Action.BLOCK)
+        return outcome
+
+    monkeypatch.setattr(Tap, "decide", decide_and_shut)
     assert await in_overlap.rig.tap(in_overlap.card) is DENIED
-    assert in_overlap.card.image == before
-    assert await in_overlap.told() == []
+    monkeypatch.setattr(Tap, "decide", decide)
+    assert await in_overlap.rig.tap(in_overlap.card) is DENIED
+    assert given == []
+    assert await in_overlap.asked() == [1], "it was granted, and the door was shut then"
 
 
 @pytest.mark.parametrize("answered", [False, True])
