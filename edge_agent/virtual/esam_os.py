@@ -29,7 +29,7 @@ from schemas import esam
 from schemas.esam import CHALLENGE_BYTES, SERIAL_BYTES, check_value
 from schemas.esam_issue import CONTROL_KEY, LENT_KEY, ControlKey, lent
 from schemas.keys import Purpose
-from schemas.secure_messaging import MAC_BYTES, MAX_PLAINTEXT_BYTES, BadProtection, protect
+from schemas.secure_messaging import MAC_BYTES, BadProtection, protect
 from schemas.suites import RandomBytes, SuiteName, suite
 from schemas.suites.suite import BLOCK_BYTES, CARD_ID_BYTES, KEY_BYTES
 
@@ -190,7 +190,7 @@ class EsamOs:
     def _protect(self, maintain: bytes, data: bytes) -> bytes:
         header, rest = data[:HEADER_BYTES], data[HEADER_BYTES:]
         challenge, plaintext = rest[:CHALLENGE_BYTES], rest[CHALLENGE_BYTES:]
-        _require(1 <= len(plaintext) <= MAX_PLAINTEXT_BYTES, StatusWord.WRONG_LENGTH)
+        _require(len(plaintext) == layout.INFO_BYTES, StatusWord.WRONG_LENGTH)
         updates = header[:2] == bytes((layout.CLA_SECURE, layout.UPDATE_BINARY))
         _require(updates, StatusWord.WRONG_DATA)
         return protect(self._suite, maintain, challenge, header, plaintext)

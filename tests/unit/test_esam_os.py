@@ -82,9 +82,9 @@ def test_it_says_whether_a_card_answered_rightly_and_nothing_else(desk):
 
 def test_it_protects_an_update_under_the_cards_maintain_key(desk):
     desk.init(Purpose.MAINTAIN, 1, CARD)
-    body = desk.crypt(Operation.PROTECT, UPDATE + CHALLENGE + b"info record").data
+    body = desk.crypt(Operation.PROTECT, UPDATE + CHALLENGE + b"the info record.").data
     key = desk.card_key(Purpose.MAINTAIN, 1, CARD)
-    assert unprotect(desk.suite, key, CHALLENGE, UPDATE, body) == b"info record"
+    assert unprotect(desk.suite, key, CHALLENGE, UPDATE, body) == b"the info record."
 
 
 @pytest.mark.parametrize("purpose", Purpose)
@@ -228,7 +228,7 @@ def test_what_it_can_not_do_is_refused_by_name_and_costs_nothing(desk, apdu, sta
         (1, Purpose.AUTH, bytes(31), StatusWord.WRONG_LENGTH),
         (2, Purpose.MAINTAIN, UPDATE + CHALLENGE, StatusWord.WRONG_LENGTH),
         (2, Purpose.MAINTAIN, UPDATE + CHALLENGE + bytes(224), StatusWord.WRONG_LENGTH),
-        (2, Purpose.MAINTAIN, b"\x84\xd4\x01\x11" + CHALLENGE + b"x", StatusWord.WRONG_DATA),
+        (2, Purpose.MAINTAIN, b"\x84\xd4\x01\x11" + CHALLENGE + b"x" * 16, StatusWord.WRONG_DATA),
         (3, Purpose.AUTH, bytes(23), StatusWord.WRONG_LENGTH),
         (4, Purpose.AUTH, bytes(16), StatusWord.WRONG_PARAMETERS),
     ],
@@ -377,6 +377,6 @@ def test_no_repr_shows_a_key(desk):
 
 def test_secure_messaging_of_the_chip_and_of_the_software_element_are_the_same(desk):
     desk.init(Purpose.MAINTAIN, 1, CARD)
-    body = desk.crypt(Operation.PROTECT, UPDATE + CHALLENGE + b"x" * 223)
+    body = desk.crypt(Operation.PROTECT, UPDATE + CHALLENGE + b"x" * 16)
     key = desk.card_key(Purpose.MAINTAIN, 1, CARD)
-    assert body.data == protect(desk.suite, key, CHALLENGE, UPDATE, b"x" * 223)
+    assert body.data == protect(desk.suite, key, CHALLENGE, UPDATE, b"x" * 16)

@@ -260,7 +260,7 @@ def everything(desk: EsamDesk) -> None:
         for operation, data in {
             Operation.ENCIPHER: bytes(16),
             Operation.VERIFY: bytes(32),
-            Operation.PROTECT: bytes.fromhex("04d68100") + bytes(20),
+            Operation.PROTECT: bytes.fromhex("04d68100") + bytes(32),
         }.items():
             desk.init(purpose, 1, CARD)
             desk.crypt(operation, data)
