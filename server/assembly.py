@@ -353,6 +353,7 @@ class Assembly:
             self.pipeline.announced()
         for refusal in bound.alarms:
             self.pipeline.alarm(refusal)
+        self.rotations.told()
 
     def _model_changed(self) -> None:
         self.policies.model_changed()
