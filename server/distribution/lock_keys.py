@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from schemas.event_data import KeysHeld, KeysRefused
 from schemas.events import event_name
 from schemas.reasons import Reason
+from server.clock import Clock, SystemClock
 from server.core.rotation import Picture
 from server.ingest.heads import Row
 from server.model.bindings import rekey, serves
@@ -40,6 +41,7 @@ class LockedOut:
 
     domain: str
     card: str
+    agent: str
     door: str
 
 
@@ -59,7 +61,8 @@ class News:
 class LockKeys:
     """The projection, and what is new by it. `watched`: domain -> versions that have to open."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self.watched: Mapping[str, frozenset[int]] = {}
         self._news = News()
 
@@ -110,7 +113,9 @@ class LockKeys:
             return
         if await serves(connection, row.source, domain):
             versions = bound.key_version, proved
-            await rekey(connection, card, domain, *versions, event.id, event.time)
+            # never later than now, else nothing that is true came after it
+            time = min(event.time, self._clock.now())
+            await rekey(connection, card, domain, *versions, event.id, time)
 
     async def _denied(self, connection: AsyncConnection, row: Row) -> None:
         event, data = row.link.event.id, row.link.event.data
@@ -126,4 +131,6 @@ class LockKeys:
         )
         bound = (await connection.execute(query)).one_or_none()
         if bound is not None and opens & {bound.key_version, bound.other_version}:
-            self._news.locked_out[event] = LockedOut(domain, card, str(data.get("door")))
+            self._news.locked_out[event] = LockedOut(
+                domain, card, row.source, str(data.get("door"))
+            )

@@ -301,6 +301,8 @@ async def _esam(
     esam = found[0]
     if esam.state != EsamState.IN_SERVICE:
         raise refused(f"is {esam.state}")
+    if window.kind != "bind":
+        raise refused("is to be lent a key to unbind a card, which writes none")
     if loan.domain != window.domain or esam.domains.get(loan.domain) != loan.index:
         raise refused(f"has not domain {loan.domain} at place {loan.index}, or not this window's")
     domain = await key_rows.read_domain(connection, loan.domain)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from pydantic import ValidationError
 from sqlalchemy import insert, select
@@ -104,9 +105,10 @@ class Bound:
             case CardUnbound():
                 await self._unbound(connection, agent, event, data)
             case CardRekeyed():
-                if await serves(connection, agent, data.domain):
-                    version = data.from_version, data.key_version
-                    await rekey(connection, data.card, data.domain, *version, event.id, event.time)
+                await _serves(connection, agent, data.domain)
+                version = data.from_version, data.key_version
+                time = self._said(event)
+                await rekey(connection, data.card, data.domain, *version, event.id, time)
             case WindowEnded():
                 await _tell(connection, agent, data)
             case CommandRefused():
@@ -118,9 +120,9 @@ class Bound:
     async def _bound(
         self, connection: AsyncConnection, agent: str, event: EventLine, data: CardBound
     ) -> None:
-        if data.command is None and not await serves(connection, agent, data.domain):
-            return  # nobody speaks for another's lock
-        if data.command is not None:
+        if data.command is None:
+            await _serves(connection, agent, data.domain)
+        else:
             window = await _window(connection, agent, data, data.command)
             if window.kind != "bind" or window.person is None:
                 raise _Unbelievable(f"the window {window.command} is not to bind")
@@ -132,7 +134,7 @@ class Bound:
             await tell_window(connection, window.command, "bound", None, "", data.card)
             await keep_key(connection, data.card)
         self._taken.policies |= await bind(
-            connection, data.card, data.domain, data.key_version, event.id, event.time
+            connection, data.card, data.domain, data.key_version, event.id, self._said(event)
         )
 
     async def _unbound(
@@ -144,7 +146,11 @@ class Bound:
         if window.kind != "unbind" or window.card != data.card:
             raise _Unbelievable(f"the window {window.command} is not to unbind card {data.card}")
         await tell_window(connection, window.command, "unbound", None, "", data.card)
-        self._taken.policies |= await unbind(connection, data.card, data.domain, event.time)
+        self._taken.policies |= await unbind(connection, data.card, data.domain, self._said(event))
+
+    def _said(self, event: EventLine) -> datetime:
+        """When the door said it: never later than now, else nothing that is true came after it."""
+        return min(event.time, self._clock.now())
 
     async def _belongs(
         self, connection: AsyncConnection, card: str, person: str, opened_by: str
@@ -170,6 +176,12 @@ class Bound:
         await announce(connection, "model.changed", f"{CARDS.plural}/{card}", said, now_us)
         self._taken.announced = True
         self._taken.policies |= bool(policies)
+
+
+async def _serves(connection: AsyncConnection, agent: str, domain: str) -> None:
+    """Nobody speaks for another's lock. Raises _Unbelievable."""
+    if not await serves(connection, agent, domain):
+        raise _Unbelievable(f"no door of the agent is in key domain {domain}")
 
 
 async def _window(connection: AsyncConnection, agent: str, data: CardData, command: str) -> Window:

@@ -183,6 +183,7 @@ async def test_old_news_unbinds_nothing(desk):
 async def test_a_new_key_version_changes_no_policy(desk):
     await desk.says(event())
     await touched_agents(desk)
+    desk.clock.at += timedelta(seconds=1)
     versions = {"from_version": 1, "key_version": 2, "command": None}
     taken = await desk.says(event("card.rekeyed", at=MOMENT + timedelta(seconds=1), **versions))
     assert not taken.policies
@@ -194,7 +195,7 @@ async def test_another_agent_says_nothing_of_key_versions(desk):
     await desk.says(event())
     versions = {"from_version": 1, "key_version": 2, "command": None}
     said = event("card.rekeyed", at=MOMENT + timedelta(seconds=1), **versions)
-    await desk.says(said, agent="back-agent")
+    assert "no door" in await refused(desk, said, agent="back-agent")
     assert await desk.bound() == [(CARD, DOMAIN, 1)]
 
 
