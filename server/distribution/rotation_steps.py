@@ -69,6 +69,8 @@ class RotationSteps:
             if back is not None:
                 chosen = {lock.agent: lock.wave for lock in standing.locks.values()}
                 await rows.add_rotation(connection, back, chosen, now)
+                without = [a for a, lock in standing.locks.items() if lock.quarantined]
+                await rows.set_quarantined(connection, back.id, without, True)
                 await _announce(connection, back, "activated", "to roll back", by=by, now=now)
         self._announced()
         log.info("rotation", id=step.campaign.id, state=step.campaign.state, why=step.detail)

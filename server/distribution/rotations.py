@@ -284,7 +284,8 @@ class Rotations:
             out = self._locked_out[0]
             log.error("locked_out", domain=out.domain, card=out.card, door=out.door)
             standing = await self._standings.of(out.domain)
-            if standing.campaign is not None:
+            lock = standing.locks.get(out.agent)
+            if standing.campaign is not None and not (lock and lock.quarantined):
                 step = core.locked_out(standing.campaign, out.card, out.door)
                 await self._take(standing, step, ITSELF)
             del self._locked_out[0]  # counted, or of no campaign

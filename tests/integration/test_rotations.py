@@ -142,6 +142,28 @@ async def test_a_good_card_that_is_refused_by_its_version_pauses_it(rig, reason,
         assert "door-a" in campaign.reason
 
 
+async def test_a_refusal_at_a_lock_in_quarantine_pauses_nothing(rig):
+    await rig.add_card(CARD)
+    rotation = await overlapping(rig)
+    rig.locks["a"].there = False
+    await rig.rotations.quarantine(rotation, "test", ["a"])
+    rig.locks["a"].held.clear()
+    await rig.says("a")
+    data = {"domain": DOMAIN, "card": CARD, "door": "door-a", "reason": "key_version_retired"}
+    await rig.event("a", "access.denied", data)
+    await rig.look()
+    assert await rig.state(rotation) == "overlap"
+
+
+async def test_what_is_in_quarantine_stays_there_on_the_way_back(rig):
+    rotation = await overlapping(rig)
+    rig.locks["a"].there = False
+    await rig.rotations.quarantine(rotation, "test", ["a"])
+    back = await rig.rotations.roll_back(rotation, "test")
+    _, _, locks = await rig.rotations.standing(back.id)
+    assert [lock.agent for lock in locks if lock.quarantined] == ["a"]
+
+
 async def test_before_activation_a_roll_back_forgets_it(rig):
     campaign = await rig.rotations.plan(DOMAIN, "test")
     await rig.rotations.start(campaign.id, "test", hold=True)

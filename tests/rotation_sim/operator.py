@@ -37,7 +37,7 @@ def _anything(world: World) -> None:
         centre.quarantine(chance.choice(away))
     elif draw < 0.1:
         centre.apply(rotation.pause(campaign, "an operator's whim"))
-    elif draw < 0.16 and _in_vain(world) < MOST_IN_VAIN:
+    elif draw < 0.13 and _in_vain(world) < MOST_IN_VAIN:
         centre.roll_back()
     elif draw < 0.5:
         _activate(world)
