@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks import decision, fleet, ingest, policy, start, tap
+from benchmarks import decision, fleet, ingest, policy, rotation, start, tap
 from benchmarks.result import Row, show, write
 from edge_agent.demo.processes import ProcessFailed
 from schemas.suites import SuiteName
@@ -30,6 +30,7 @@ MEASURES: dict[str, Callable[[], Coroutine[Any, Any, list[Row]]]] = {
     "decision": decision.measure,
     "policy": policy.measure,
     "start": start.measure,
+    "packages": rotation.measure_packages,
     "tap-gm": lambda: tap.measure("gm"),
     "tap-intl": lambda: tap.measure("intl"),
     "live-gm": lambda: _live("gm"),
@@ -39,6 +40,9 @@ MEASURES: dict[str, Callable[[], Coroutine[Any, Any, list[Row]]]] = {
     "fleet-1000-gm": lambda: fleet.measure("gm", 1_000),
     "fleet-1000-intl": lambda: fleet.measure("intl", 1_000),
     "fleet-10000-intl": lambda: fleet.measure("intl", 10_000),
+    "rotation-100": lambda: rotation.measure("intl", 100),
+    "rotation-1000": lambda: rotation.measure("intl", 1_000),
+    "rotation-10000": lambda: rotation.measure("intl", 10_000),
 }
 
 

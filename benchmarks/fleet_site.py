@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +56,12 @@ class FleetSite:
         said: dict[str, Any] = next((json.loads(t) for t in reversed(lines) if t[:1] == "{"), {})
         return said
 
+    def tell_fleet(self, number: signal.Signals) -> None:
+        """Send the fleet's process a signal."""
+        (fleet,) = (child for child in self.children if child.name == "fleet")
+        assert fleet.process is not None
+        fleet.process.send_signal(number)
+
     def position(self) -> int:
         """The position of the newest event."""
         with reading(self.store) as database:
@@ -79,7 +86,8 @@ class FleetSite:
     async def call(self, method: str, path: str, body: object = None) -> Any:
         """The server's API."""
         answer = await self.client.request(method, path, json=body)
-        answer.raise_for_status()
+        if not answer.is_success:
+            raise SystemExit(f"{method} {path}: {answer.text[:500]}")
         return answer.json() if answer.content else None
 
     async def converged(self, what: str) -> float:
@@ -95,16 +103,35 @@ class FleetSite:
             await asyncio.sleep(max(0.5, self.doors / 2000))
 
 
+async def _nothing(_site: Path, _entries: Sequence[Mapping[str, Any]]) -> None:
+    return
+
+
 @contextlib.asynccontextmanager
-async def fleet_site(folder: Path, name: SuiteName, doors: int) -> AsyncIterator[FleetSite]:
-    """A new site whose doors are all there, and have their policies."""
+async def fleet_site(
+    folder: Path,
+    name: SuiteName,
+    doors: int,
+    *,
+    domain: str = "",
+    running: Sequence[str] = (),
+    prepare: Callable[[Path, Sequence[Mapping[str, Any]]], Awaitable[None]] = _nothing,
+) -> AsyncIterator[FleetSite]:
+    """A new site whose doors are all there, and have their policies.
+
+    With a `domain` all doors share it, and each lock has an ESAM. `running` are words for
+    `ostiary-fleet run`; `prepare` is given the site, not served yet, and the fleet's keys.
+    """
     site, keys = folder / "site", folder / "fleet.keys"
     await run(command("ostiary", "init", "--site", "bench", "--suite", name, "--dir", site))
-    await run(command("ostiary-fleet", "make", keys, "--doors", str(doors), "--suite", name))
+    chips = ("--esam-domain", domain) if domain else ()
+    making = ("ostiary-fleet", "make", keys, "--doors", str(doors), "--suite", name, *chips)
+    await run(command(*making))
     entries = [json.loads(line) for line in keys.read_text().splitlines()]
     points = {entry["agent"]: bytes.fromhex(entry["point"]) for entry in entries}
     keys_of = {agent: suite(name).public_key(point) for agent, point in points.items()}
     await register(site / "ostiary.db", suite(name), keys_of)
+    await prepare(site, entries)
     port, broker_port = free_port(), free_port()
     broker = Child("mosquitto", open_mosquitto(folder, broker_port), folder / "mosquitto.log")
     serving = Child(
@@ -120,7 +147,7 @@ async def fleet_site(folder: Path, name: SuiteName, doors: int) -> AsyncIterator
         "fleet",
         command(
             *("ostiary-fleet", "run", keys, "--root", site / "root.json"),
-            *("--port", str(broker_port), "--json"),
+            *("--port", str(broker_port), "--json", *running),
         ),
         folder / "fleet.log",
     )
@@ -138,7 +165,7 @@ async def fleet_site(folder: Path, name: SuiteName, doors: int) -> AsyncIterator
             timeout=PATIENCE_S,
         ) as client:
             there = FleetSite(folder, doors, broker, client, (serving, broker, fleet))
-            await there.call("POST", "/api/v1/site-document", _document(doors))
+            await there.call("POST", "/api/v1/site-document", _document(doors, domain))
             await fleet.start()
             await there.converged("the first policies")
             yield there
@@ -152,7 +179,8 @@ def card(number: int) -> str:
     return f"{number:016x}"
 
 
-def _document(doors: int) -> dict[str, Any]:
+def _document(doors: int, domain: str) -> dict[str, Any]:
+    shared = {"settings": {"domain": domain}} if domain else {}
     every_day = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
     people = range(1, PEOPLE + 1)
     return {
@@ -161,7 +189,8 @@ def _document(doors: int) -> dict[str, Any]:
         },
         "areas": {"inside": {}},
         "doors": {
-            f"door-{n}": {"agent": f"agent-{n}", "area": "inside"} for n in range(1, doors + 1)
+            f"door-{n}": {"agent": f"agent-{n}", "area": "inside"} | shared
+            for n in range(1, doors + 1)
         },
         "groups": {"staff": {}},
         "persons": {f"person-{n}": {"groups": ["staff"]} for n in people},
