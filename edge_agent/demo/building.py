@@ -44,6 +44,8 @@ from edge_agent.virtual.people import Doorway
 from schemas.suites import SuiteName
 
 SITE = "demo"
+STAYS_S = 0.15
+"""People don't snatch their card away: a reader that has more to say to it has time to begin."""
 BrokerKind = Literal["builtin", "mosquitto"]
 
 _AGENT_TOML = """\
@@ -105,7 +107,7 @@ class Building:
     async def tap(self, doorway: Doorway, name: str) -> str:
         """Hold a person's card to a reader; a card can't be at two doors at once."""
         async with self._in_hand[name]:
-            return await doorway.tap(self.cards[name])
+            return await doorway.tap(self.cards[name], stays_s=STAYS_S)
 
     async def set_up(self) -> None:
         """Make the site, start broker and server, enrol the agents.

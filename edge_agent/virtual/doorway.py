@@ -1,7 +1,9 @@
 """A Unix socket through which people outside the process meet an agent's virtual doors.
 
 JSON lines, both ways. A client says `{"present": {"door": "front", "direction": "in"}}`, answers
-each `{"apdu": "<hex>"}` with `{"response": "<hex>"}`, and ends with `{"remove": true}`. It moves a
+each `{"apdu": "<hex>"}` with `{"response": "<hex>"}`, and ends with `{"remove": true}`. A card may
+be asked at the very moment it is taken away: so `present` may number it by `"card": 7`, which its
+commands then have, and its responses should have; those of another card are let go. It moves a
 contact by `{"door": "front", "contact": "open"}` and presses a button by `{"door": "front", "rex":
 true}`. The agent says `{"ready": [...]}` on connect, then `{"feedback": "granted", "door":
 "front"}` and `{"door": "front", "strike": "released"}` as they happen, to every client.
@@ -137,6 +139,7 @@ class _Client:
         self._doors = doors
         self._reader: VirtualReader | None = None
         self._answer: asyncio.Future[bytes] | None = None
+        self._card: object = None
 
     def say(self, message: Mapping[str, Any]) -> None:
         if self.writer.is_closing():
@@ -149,12 +152,10 @@ class _Client:
     async def heard(self, line: bytes) -> None:
         with suppress(ValueError, RecursionError):
             match json.loads(line):
-                case {"present": {"door": str(door), "direction": str(direction)}}:
-                    return self._present(door, direction)
-                case {"present": {"door": str(door)}}:
-                    return self._present(door, "in")
-                case {"response": str(response)}:
-                    return self._respond(bytes.fromhex(response))
+                case {"present": {"door": str(door), **how}}:
+                    return self._present(door, str(how.get("direction", "in")), how.get("card"))
+                case {"response": str(response), **whose}:
+                    return self._respond(bytes.fromhex(response), whose.get("card"))
                 case {"remove": True}:
                     return self.leave()
                 case {"door": str(door), "contact": "open" | "closed" as contact}:
@@ -171,20 +172,22 @@ class _Client:
             self._reader.remove()
             self._reader = None
 
-    def _present(self, door: str, direction: str) -> None:
+    def _present(self, door: str, direction: str, card: object) -> None:
         reader = self._doors[door].readers.get(direction) if door in self._doors else None
         if reader is None:
             raise DoorwayError(f"there is no virtual reader {direction!r} at door {door!r}")
         self.leave()
-        self._reader = reader
+        self._reader, self._card = reader, card
         reader.present(self._exchange)
 
     async def _exchange(self, apdu: bytes) -> bytes:
         self._answer = asyncio.get_running_loop().create_future()
-        self.say({"apdu": apdu.hex()})
+        self.say({"apdu": apdu.hex()} | ({} if self._card is None else {"card": self._card}))
         return await self._answer
 
-    def _respond(self, response: bytes) -> None:
+    def _respond(self, response: bytes, card: object) -> None:
+        if card != self._card:
+            return  # of one that is not there any more
         if self._answer is None or self._answer.done():
             raise DoorwayError("a response that nothing asked for")
         self._answer.set_result(response)

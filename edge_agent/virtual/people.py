@@ -28,6 +28,8 @@ class Doorway:
         self._listening: asyncio.Task[None] | None = None
         self._card: VirtualCard | None = None
         self._outcome: asyncio.Future[str] | None = None
+        self._count = 0
+        self._asked = asyncio.Event()
         self._strike_moved = asyncio.Event()
         self._gone = asyncio.Event()
         self.released = False
@@ -71,18 +73,38 @@ class Doorway:
         with suppress(asyncio.CancelledError):
             await self._listening
 
-    async def tap(self, card: VirtualCard, *, direction: Literal["in", "out"] = "in") -> str:
-        """Hold the card up until the reader answers; what it answered, such as `granted`."""
+    async def tap(
+        self, card: VirtualCard, *, direction: Literal["in", "out"] = "in", stays_s: float = 0.0
+    ) -> str:
+        """Hold the card up until the reader answers; what it answered, such as `granted`.
+
+        Then the card stays until the reader has asked nothing more for `stays_s`: so long a reader
+        that is not done, as with new keys for the card, finds it there.
+        """
         card.reset()
         self._card = card
+        self._count += 1
         self._outcome = asyncio.get_running_loop().create_future()
         try:
             self._check_there()
-            self._say({"present": {"door": self._door, "direction": direction}})
-            return await self._outcome
+            present = {"door": self._door, "direction": direction, "card": self._count}
+            self._say({"present": present})
+            outcome = await self._outcome
+            await self._quiet(stays_s)
+            return outcome
         finally:
             self._card = self._outcome = None
             self._say({"remove": True})
+
+    async def _quiet(self, quiet_s: float) -> None:
+        """Return when the reader has asked nothing for so long."""
+        while quiet_s:
+            self._asked.clear()
+            try:
+                async with asyncio.timeout(quiet_s):
+                    await self._asked.wait()
+            except TimeoutError:
+                return
 
     async def contact(self, contact: Literal["open", "closed"]) -> None:
         """Open or close the door leaf, whether the strike lets it or not."""
@@ -115,13 +137,14 @@ class Doorway:
 
     def _heard(self, message: dict[str, Any]) -> None:
         match message:
-            case {"apdu": str(apdu)} if self._card is not None:
+            case {"apdu": str(apdu), "card": self._count} if self._card is not None:
+                self._asked.set()
                 try:
                     response = self._card.transmit(bytes.fromhex(apdu))
                 except CardRemoved:
                     self._say({"remove": True})
                 else:
-                    self._say({"response": response.hex()})
+                    self._say({"response": response.hex(), "card": self._count})
             case {"feedback": "identify", "door": self._door}:
                 self.identified.set()  # and no answer to a card
             case {"feedback": "binding", "door": self._door}:

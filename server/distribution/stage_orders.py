@@ -19,6 +19,9 @@ from server.core.rotation import Order
 Publish = Callable[[str, bytes, bool], Awaitable[None]]
 """(topic, payload, retain); raises ConnectionError while there is no broker."""
 
+_NAMED = 3
+"""So many locks are named in the log."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -55,6 +58,7 @@ class StageOrders:
         envelopes = await asyncio.get_running_loop().run_in_executor(
             self._executor, lambda: [sign_statement(each, self._signer) for each in statements]
         )
+        log.info("stage_orders", domain=domain, locks=[order.agent for order in orders][:_NAMED])
         for statement, envelope in zip(statements, envelopes, strict=True):
             try:
                 await self._publish(down(self._site, statement.audience, STAGE), envelope, False)

@@ -129,3 +129,48 @@ async def test_an_agent_that_is_gone_is_noticed(tmp_path, doorway):
     with pytest.raises(EOFError):
         await tap
     await street.__aexit__(None, None, None)
+
+
+async def test_a_card_stays_while_the_reader_goes_on_asking(tmp_path, doorway):
+    reader = doorway.reader("front", "in")
+    doorway.door_io("front")
+    card = VirtualCard(None, "intl", bytes(8), bytes(16), secrets.token_bytes)
+    select = bytes.fromhex("00a40000023f0000")
+
+    async def serve():
+        channel = await reader.next_card()
+        await reader.feedback(Feedback.GRANTED)
+        return [await channel.transmit(select) for _ in range(3)]
+
+    async with doorway, Street(tmp_path / "doorway.sock", "front") as street:
+        serving = asyncio.create_task(serve())
+        assert await street.tap(card, stays_s=0.2) == "granted"
+        assert len(await serving) == 3
+
+
+async def test_the_answer_of_a_card_that_is_gone_is_not_taken_for_that_of_the_next(
+    tmp_path, doorway
+):
+    reader = doorway.reader("front", "in")
+    doorway.door_io("front")
+    async with doorway:
+        street, writer = await asyncio.open_unix_connection(str(tmp_path / "doorway.sock"))
+        await lines(street, 1)
+
+        def say(message):
+            writer.write(json.dumps(message).encode() + b"\n")
+
+        say({"present": {"door": "front", "card": 1}})
+        first = await reader.next_card()
+        asking = asyncio.create_task(first.transmit(b"\x00\xa4\x00\x00"))
+        assert (await lines(street, 1))[0]["card"] == 1
+        say({"present": {"door": "front", "card": 2}})
+        second = await reader.next_card()
+        with pytest.raises(CardRemoved):
+            await asking
+        answering = asyncio.create_task(second.transmit(b"\x00\xa4\x00\x00"))
+        assert (await lines(street, 1))[0]["card"] == 2
+        say({"response": "6985", "card": 1})
+        say({"response": "9000", "card": 2})
+        assert await answering == b"\x90\x00"
+        writer.close()
