@@ -57,6 +57,8 @@ def after(step: Ask | Draw | Erase, held: Holding) -> Holding:
     """What the element has when a step was done."""
     match step:
         case Draw(version):
+            assert version >= held.floor
+            assert len(held.versions) < MAX_VERSIONS
             return replace(held, versions={**held.versions, version: checks(version)})
         case Erase(floor) | Ask(Item.FLOOR, floor):
             assert floor > held.floor
