@@ -18,6 +18,7 @@ from server.api import (
     doors,
     events,
     health,
+    keys,
     lockdowns,
     memberships,
     model_routes,
@@ -78,6 +79,7 @@ def build_api(state: ServerState) -> FastAPI:
             {"name": "revocations", "description": "Denials that beat everything."},
             {"name": "lockdowns", "description": "Entry refused at many doors at once."},
             {"name": "commands", "description": "Do this at this door now."},
+            {"name": "keys", "description": "Key domains, their versions, and ESAMs."},
             {"name": "rotations", "description": "New keys for locks and cards."},
             {"name": "tokens", "description": "Who may use this API, and for what."},
             {"name": "operation", "description": "How the server is."},
@@ -102,6 +104,7 @@ def build_api(state: ServerState) -> FastAPI:
     app.include_router(windows.router(state))
     app.include_router(bindings.router(state))
     app.include_router(policies.router(state))
+    app.include_router(keys.router(state))
     app.include_router(rotations.router(state))
     app.include_router(_problems())
     app.add_api_route("/", _live_page, include_in_schema=False, response_class=FileResponse)
