@@ -259,7 +259,7 @@ async def transport_desk(
     homes: Sequence[KeyHome] | None = None,
 ) -> AsyncIterator[TransportDesk]:
     """The site at `path`, with one door and two people; made if it is not there."""
-    if not path.exists():
+    if not (path / "root.json").exists():
         if suite not in _SITES:
             _SITES[suite] = await _make(suite)
         shutil.copytree(_SITES[suite], path)

@@ -1,4 +1,4 @@
-"""Who is in which group, and which card is bound where: the pairs, as lists of their own."""
+"""Who is in which group: the pairs, as a list of their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from schemas.names import Name
 from server.api.events import json_response
-from server.api.model_queries import BindingsQuery, ListQuery, MembershipsQuery
+from server.api.model_queries import ListQuery, MembershipsQuery
 from server.api.model_routes import REFUSALS, change
 from server.api.models import NoQuery
 from server.api.permission import Principal, needs
@@ -21,7 +21,7 @@ from server.model.bodies import Membership, Moment, Person
 from server.model.kinds import PERSONS
 from server.model.stored import fetch
 from server.state import ServerState
-from server.store.model_tables import bindings, memberships
+from server.store.model_tables import memberships
 
 
 class MembershipItem(BaseModel):
@@ -47,25 +47,8 @@ class MembershipBody(BaseModel):
     until: Moment | None = Field(default=None, description="exclusive; null: without end")
 
 
-class BindingItem(BaseModel):
-    """A card holds keys of a domain, as a door said."""
-
-    card: str
-    domain: str
-    key_version: int
-    event: str = Field(description="id of the `card.bound` event")
-    time: str = Field(description="of that event")
-
-
-class BindingPage(BaseModel):
-    """Some bindings, by card and domain."""
-
-    items: list[BindingItem]
-    next: str | None
-
-
 def router(state: ServerState) -> APIRouter:
-    """`/api/v1/memberships` and `/api/v1/bindings`."""
+    """The routes under `/api/v1/memberships`."""
     routes = APIRouter(prefix="/api/v1", tags=["model"])
 
     @routes.get(
@@ -126,32 +109,6 @@ def router(state: ServerState) -> APIRouter:
         """The rules of the group then no longer let this person in."""
         await _change_groups(state, who, person, group, None)
         return Response(status_code=204)
-
-    @routes.get(
-        "/bindings",
-        summary="List bindings",
-        response_model=BindingPage,
-        responses=documented(*REFUSALS),
-    )
-    async def read_bindings(
-        query: Annotated[BindingsQuery, Query()],
-        _who: Annotated[Principal, Depends(needs("read"))],
-    ) -> Response:
-        """A page of them by card and domain. Doors make them; nobody else can."""
-        wanted = {bindings.c.card: query.card, bindings.c.domain: query.domain}
-        order = (bindings.c.card, bindings.c.domain)
-        rows, more = await _page(state, bindings, order, wanted, query)
-        items = [
-            {
-                "card": row.card,
-                "domain": row.domain,
-                "key_version": row.key_version,
-                "event": row.event,
-                "time": timestamp(row.time_us),
-            }
-            for row in rows
-        ]
-        return json_response({"items": items, "next": more})
 
     return routes
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import ColumnElement, Select, func, select
 
-from schemas.names import AgentId, CardId, Name
+from schemas.names import AgentId, Name
 from schemas.policy import CardState
 from server.model.kinds import CARDS, DOORS, PERSONS, RULES, SCHEDULES, Kind
 from server.store.model_tables import (
@@ -152,13 +152,6 @@ class MembershipsQuery(ListQuery):
 
     group: Annotated[Name | None, Field(description="only those in this group")] = None
     person: Annotated[Name | None, Field(description="only those of this person")] = None
-
-
-class BindingsQuery(ListQuery):
-    """Bindings."""
-
-    card: Annotated[CardId | None, Field(description="only those of this card")] = None
-    domain: Annotated[Name | None, Field(description="only those in this key domain")] = None
 
 
 QUERIES: dict[str, type[ListQuery]] = {
