@@ -19,6 +19,8 @@ class Rotating:
 
     building: Building
     tally: Tally
+    patient: bool = False
+    """Keep the old keys until nobody else is coming."""
     walked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when nobody else is coming: who has not been by since is asked to tap once more."""
     id: str = ""
@@ -34,6 +36,8 @@ class Rotating:
                 await self._once_more(behind)
             else:
                 await asyncio.sleep(LOOK_S)
+        if self.patient:
+            await self.walked.wait()
         await office.retire(self.id)
         await office.rotation_is(self.id, "completed")
 

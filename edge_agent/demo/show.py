@@ -50,7 +50,7 @@ async def run_demo(
         if not console.is_terminal:  # a terminal sees it in the picture
             console.print(f"Live page: {building.url}", highlight=False)
         tally = Tally()
-        rotating = Rotating(building, tally)
+        rotating = Rotating(building, tally, patient=leave)
         async with httpx.AsyncClient(base_url=building.url, trust_env=False) as client:
             picture = Picture(building.url, building.suite, building.doors)
             with Live(
