@@ -1,0 +1,256 @@
+"""What a leaked agent key can say of its own cards and keys, and where that ends.
+
+The parts are the server's own over a real store. Some of it works: the key speaks for its doors
+until the agent is removed. Those tests hold docs/security.md to the truth.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import delete, insert, select
+
+from edge_agent.card.application import UnlockQuestion
+from schemas.keys import Item
+from schemas.policy import DoorSettings
+from schemas.transport import TransportRefusal
+from server.core.rotation import NotNow
+from server.ingest.verify import AlarmKind
+from server.model.bindings import bind
+from server.store.model_tables import bindings, doors
+from server.store.rotations import Versions
+from tests.esam_desk import EsamDesk
+from tests.rotation_rig import rig_of
+from tests.transport_rig import CARD, DOMAIN, MOMENT, OTHER, event, transport_desk
+
+BOS = "2122232425262728"
+UNBIND = "bb" * 8
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture
+async def desk(tmp_path):
+    """A lock with an ESAM in `zone-a`; cards of a new batch, Mei's own and Bo's."""
+    async with transport_desk(tmp_path / "site") as opened:
+        batch = [n.to_bytes(8).hex() for n in range(1, 8)]
+        await opened.transport.take_list(
+            {card: bytes.fromhex(card) * 2 for card in (CARD, OTHER, BOS, *batch)}, "test"
+        )
+        await opened.card(OTHER, "mei")
+        await opened.card(BOS, "bo")
+        await opened.keys_desk.authority.create_domain(DOMAIN, "intl", "test")
+        opened.esam, opened.batch = EsamDesk("intl").issue(), batch
+        await opened.keys_desk.know(opened.esam, DOMAIN)
+        yield opened
+
+
+def loan(desk, **changes):
+    place = {"esam": desk.esam.serial.hex(), "domain": DOMAIN, "index": 1, "version": 1}
+    return place | {"challenge": desk.esam.challenge().hex()} | changes
+
+
+async def ask(desk, requests, card, **changes):
+    return await desk.answer(requests, desk.question(card, **changes))
+
+
+async def test_without_a_window_no_card_is_known_to_it(desk):
+    async with desk.serving() as requests:
+        for card in (CARD, OTHER, BOS, *desk.batch):
+            answer = await ask(desk, requests, card)
+            assert answer.refusal is TransportRefusal.WINDOW_CLOSED
+            assert (answer.sealed, answer.loan) == (None, None)
+    assert {each.kind for each in desk.alarms} == {AlarmKind.KEY_REFUSED}
+
+
+async def test_in_a_window_it_gets_keys_of_new_cards_and_that_persons_and_of_five_at_most(desk):
+    """So what a window is opened at is trusted with that person's cards: docs/security.md."""
+    assert await desk.keys_desk.write(desk.esam, Item.AUTH, 1)
+    await desk.window(person="mei")
+    async with desk.serving() as requests:
+        assert (await ask(desk, requests, BOS)).refusal is TransportRefusal.OTHER_PERSON
+        for card in (OTHER, *desk.batch[:4]):
+            assert (await ask(desk, requests, card, loan=loan(desk))).loan is not None
+        answer = await ask(desk, requests, desk.batch[4])
+        assert answer.refusal is TransportRefusal.WINDOW_CLOSED
+        await desk.says(event(card=desk.batch[0]))
+        for card in (OTHER, *desk.batch):
+            answer = await ask(desk, requests, card)
+            assert answer.refusal is TransportRefusal.WINDOW_CLOSED
+    assert await desk.owner(desk.batch[0]) == "mei"
+    taken = await desk.says(event(card=OTHER, at=MOMENT + SECOND))
+    assert [each.kind for each in taken.alarms] == [AlarmKind.BINDING_REFUSED]
+
+
+async def test_a_window_to_unbind_lends_no_key_of_the_card(desk):
+    """Else whoever holds lock and window had the keys of a card that still opens doors."""
+    await desk.window(UNBIND, kind="unbind", card=BOS)
+    async with desk.serving() as requests:
+        answer = await ask(desk, requests, BOS, command=UNBIND, loan=loan(desk))
+        assert answer.refusal is TransportRefusal.ESAM_REFUSED
+        assert "to unbind" in desk.alarms[-1].detail
+        answer = await ask(desk, requests, OTHER, command=UNBIND)
+        assert answer.refusal is TransportRefusal.OTHER_CARD
+        assert (await ask(desk, requests, BOS, command=UNBIND)).refusal is None
+
+
+async def test_a_date_in_the_future_hides_nothing_that_is_said_truly_later(desk):
+    """A lie dated in a hundred years would else be the newest word of the card for ever."""
+    late = MOMENT + timedelta(days=36_500)
+    versions = {"from_version": 7, "key_version": 9, "command": None}
+    async with desk.engine.begin() as connection:
+        await bind(connection, BOS, DOMAIN, 1, "e-1", MOMENT - SECOND)
+    await desk.says(event("card.rekeyed", card=BOS, at=late, **versions))
+    await desk.says(event(card=CARD, command=None, key_version=9, at=late))
+    assert await desk.bound() == [(CARD, DOMAIN, 9), (BOS, DOMAIN, 9)]
+    desk.clock.at += 2 * SECOND
+    for card in (CARD, BOS):  # another lock of the domain, which tells the truth
+        said = event(card=card, command=None, at=MOMENT + SECOND)
+        await desk.says(said)
+    assert await desk.bound() == [(CARD, DOMAIN, 1), (BOS, DOMAIN, 1)]
+    await desk.window(UNBIND, kind="unbind", card=BOS)
+    desk.clock.at += SECOND
+    await desk.says(event("card.unbound", card=BOS, command=UNBIND, at=desk.clock.at))
+    assert await desk.bound() == [(CARD, DOMAIN, 1)]
+
+
+async def test_binding_by_its_word_makes_nobody_the_holder_and_reaches_no_other_domain(desk):
+    stranger = "3132333435363738"
+    await desk.says(event(card=stranger, command=None))
+    assert await desk.owner(stranger) is None
+    for card in (OTHER, BOS, stranger):
+        taken = await desk.says(event(card=card, command=None, domain="zone-b"))
+        assert [each.kind for each in taken.alarms] == [AlarmKind.BINDING_REFUSED]
+        taken = await desk.says(event("card.unbound", card=card, command=None))
+        assert [each.kind for each in taken.alarms] == [AlarmKind.BINDING_REFUSED]
+    assert await desk.bound() == [(stranger, DOMAIN, 1)]
+    assert (await desk.owner(OTHER), await desk.owner(BOS)) == ("mei", "bo")
+
+
+# A rotation in a domain of three locks; `a` is the one whose key leaked.
+
+
+@pytest.fixture
+async def rig(tmp_path):
+    async with rig_of(tmp_path, "a", "b", "c") as made:
+        await made.add_card(CARD)
+        yield made
+
+
+def lie(rig, **changes):
+    held = dict(rig.locks["b"].held)
+    said = {"domain": DOMAIN, "suite": "intl", "esam": None, "held": held}
+    return said | {"floor": 1, "preferred": 1, "accepted": ()} | changes
+
+
+async def started(rig):
+    campaign = await rig.rotations.plan(DOMAIN, "test")
+    await rig.rotations.start(campaign.id, "test")
+    return campaign.id
+
+
+async def test_a_lie_about_its_keys_activates_nothing_before_the_others_have_them(rig):
+    rig.locks["b"].there = False
+    rotation = await started(rig)
+    rig.locks["a"].there = False
+    checks = await rig.desk.authority.check_values(DOMAIN, 2)  # an order has told the thief
+    held = rig.locks["a"].held | {2: checks.model_dump()}
+    await rig.event("a", "keys.held", lie(rig, held=held))
+    await rig.look(5)
+    assert await rig.state(rotation) == "staging"
+    with pytest.raises(NotNow):
+        await rig.rotations.activate(rotation, "test")
+    assert (await rig.versions()).preferred == 1
+    rig.locks["b"].there = True
+    await rig.look(3)
+    assert await rig.state(rotation) == "overlap"
+    # The true device has version 1 alone, and goes on with it: nobody is shut out anywhere.
+    settings = DoorSettings(domain=DOMAIN, suite="intl", key_version=2, accepted_key_versions=(1,))
+    for held in (rig.locks["a"].held, rig.locks["b"].held):
+        question = UnlockQuestion.of("demo", settings, frozenset(held))
+        assert 1 in (question.key_version, *question.accepted_key_versions)
+    assert set(rig.locks["a"].held) == {1}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        (
+            "access.denied",
+            {"domain": DOMAIN, "card": CARD, "door": "a", "reason": "key_version_unsupported"},
+            CARD,
+        ),
+        (
+            "keys.refused",
+            {"domain": DOMAIN, "version": 2, "reason": "worn_out", "detail": "a lie"},
+            "a lie",
+        ),
+    ],
+)
+async def test_it_can_pause_a_rotation_of_its_own_domain_which_changes_no_door(
+    rig, name, data, why
+):
+    rig.locks["a"].there = rig.locks["b"].there = False
+    rotation = await started(rig)
+    await rig.look(2)
+    before = await rig.versions()
+    await rig.event("a", name, data)
+    await rig.look(2)
+    assert await rig.state(rotation) == "paused"
+    _, campaign, _ = await rig.rotations.standing(rotation)
+    assert why in campaign.reason
+    assert await rig.versions() == before == Versions()
+    # Who is removed says no more; and the operator goes on.
+    async with rig.desk.engine.begin() as connection:
+        await connection.execute(delete(doors).where(doors.c.agent == "a"))
+    rig.rotations.model_changed()
+    del rig.locks["a"]
+    rig.locks["b"].there = True
+    await rig.event("a", name, data)
+    await rig.rotations.resume(rotation, "test")
+    await rig.look(5)
+    assert await rig.state(rotation) == "overlap"
+
+
+async def test_it_can_not_pause_or_hold_up_a_rotation_of_another_domain(rig):
+    async with rig.desk.engine.begin() as connection:
+        shed = {"id": "shed", "name": "", "agent": "thief", "readers": "in", "domain": "shed"}
+        await connection.execute(insert(doors).values(**shed, behaviour="{}", revision=1))
+    rotation = await started(rig)
+    for _ in range(4):
+        await rig.look(1)
+        denied = {"domain": DOMAIN, "card": CARD, "door": "shed"}
+        await rig.event("thief", "access.denied", denied | {"reason": "key_version_retired"})
+        refused = {"domain": DOMAIN, "version": 2, "reason": "full", "detail": ""}
+        await rig.event("thief", "keys.refused", refused)
+        await rig.event("thief", "keys.held", lie(rig, held={}, floor=9))
+    await rig.look(3)
+    assert await rig.state(rotation) == "overlap"
+    _, campaign, locks = await rig.rotations.standing(rotation)
+    assert campaign.lockouts == 0
+    assert {lock.agent for lock in locks} == {"a", "b", "c"}
+
+
+async def test_it_can_say_that_a_card_is_re_keyed_which_then_is_not_waited_for(rig):
+    """Where several locks share a domain; the card is left behind, and must be bound again."""
+    rotation = await started(rig)
+    await rig.look(6)
+    assert await rig.state(rotation) == "overlap"
+    with pytest.raises(NotNow, match="1 live cards"):
+        await rig.rotations.retire(rotation, "test")
+    # As the projection of bindings takes it from `a`, which serves the domain.
+    await rig.rekeyed(CARD, 1, 2)
+    assert (await rig.rotations.retire(rotation, "test")).state == "retiring"
+
+
+async def test_of_the_locks_of_a_domain_the_true_word_that_comes_later_counts(rig):
+    rotation = await started(rig)
+    await rig.look(6)
+    await rig.rekeyed(CARD, 7, 2)  # a lie
+    rig.clock.pass_(1)
+    data = {"domain": DOMAIN, "card": CARD, "door": "door-b", "key_version": 1}
+    await rig.event("b", "access.granted", data)  # it opened with version 1, so it has that
+    async with rig.desk.engine.connect() as connection:
+        row = (await connection.execute(select(bindings))).one()
+    assert {row.key_version, row.other_version} == {1, 2}
+    assert await rig.state(rotation) == "overlap"
