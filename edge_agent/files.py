@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from schemas.sealed import KEK_BYTES
@@ -14,10 +15,11 @@ class UnsafeKeyFile(Exception):
     """A key file others can read, or that holds no key; the message says what to do."""
 
 
-def write_private(path: Path, content: bytes) -> None:
+def write_private(path: Path, content: bytes, *, replace: bool = True) -> None:
     """Put `content` at `path`, durable and readable by its owner alone.
 
-    A crash at any moment leaves the old content or the new. Raises OSError.
+    A crash at any moment leaves the old content or the new. Raises OSError; FileExistsError if
+    something is there that is not to be replaced.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
@@ -27,7 +29,11 @@ def write_private(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(descriptor)
-        temporary.replace(path)
+        if replace:
+            temporary.replace(path)
+        else:
+            path.hardlink_to(temporary)
+            temporary.unlink()
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -45,7 +51,8 @@ def read_kek(path: Path, random: RandomBytes) -> bytes:
     read or made.
     """
     if not path.exists():
-        write_private(path, random(KEK_BYTES))
+        with suppress(FileExistsError):  # another process made it meanwhile: then that one counts
+            write_private(path, random(KEK_BYTES), replace=False)
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         raise UnsafeKeyFile(

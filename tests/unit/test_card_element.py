@@ -187,3 +187,15 @@ async def test_an_element_of_before_there_were_floors_still_opens(tmp_path):
     again = element(path)
     assert (again.held, again.floor) == ({1}, 1)
     assert await again.admit(SERIAL, 1, b"c" * 16) == await lock.admit(SERIAL, 1, b"c" * 16)
+
+
+def test_a_key_that_another_process_makes_at_the_same_moment_counts(tmp_path):
+    path = tmp_path / "sealing.key"
+    others = b"o" * 32
+
+    def random(count: int) -> bytes:  # asked after it was seen that no key is there
+        write_private(path, others)
+        return b"m" * count
+
+    assert read_kek(path, random) == read_kek(path, random) == others
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
