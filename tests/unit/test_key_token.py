@@ -7,10 +7,11 @@ import secrets
 import pytest
 
 from schemas.esam import KeyPlace, check_value, open_in_esam
+from schemas.esam_issue import ControlKey
 from schemas.keys import Item
 from schemas.suites import INTL
 from server.config import ServerConfig
-from server.keys.home import HomeUnavailable, KeysError, Source
+from server.keys.home import HomeUnavailable, KeysError, LoanPlace, Source
 from server.keys.homes import open_homes
 from server.site import create_site
 from tests.esam_desk import EsamDesk
@@ -54,6 +55,16 @@ def test_what_the_token_packs_is_byte_for_byte_what_an_esam_opens(home, item):
     key = open_in_esam(INTL, CONTROL, CHALLENGE, place, body)
     assert check == check_value(INTL, key)
     assert check.hex() == getattr(made.check_values, item.value)
+
+
+def test_what_the_token_lends_is_byte_for_byte_what_an_esam_opens(home):
+    control = home.keep_control_key("intl", SERIAL, CONTROL)
+    card, key = bytes(range(8)), secrets.token_bytes(16)
+    body = home.lend("intl", control, CHALLENGE, LoanPlace(SERIAL, 2, 3, card), key)
+    esam = ControlKey(INTL, SERIAL, CONTROL)
+    assert body == esam.lend(CHALLENGE, index=2, version=3, card_id=card, transport_key=key)
+    with pytest.raises(KeysError, match="SM4"):
+        home.lend("gm", control, CHALLENGE, LoanPlace(SERIAL, 2, 3, card), key)
 
 
 def test_no_key_of_the_token_can_be_read_or_wrapped_out(home, name):
