@@ -27,7 +27,7 @@ ALWAYS = Schedule(windows=(Window(start="00:00", end="24:00", days=WEEKDAYS),))
 OTHER = bytes.fromhex("00112233445566bb")
 HOLDERS = {
     serial.hex(): PolicyCard(
-        card=serial.hex(), person=person, groups=("staff",), domains=("front",)
+        card=serial.hex(), person=person, groups=("staff",), domains=("front", "back")
     )
     for serial, person in ((SERIAL, "ada"), (OTHER, "bob"))
 }
