@@ -135,7 +135,7 @@ class TransportRequests:
             except Exception as error:  # whatever it is: the other agents get their answers
                 # by its name alone: what such an error says of its place may show a key
                 log.error("transport_key_not_given", agent=agent, why=type(error).__name__)
-                with contextlib.suppress(ConnectionError):
+                with contextlib.suppress(Exception):  # that it failed is told above
                     await self._say(agent, request, TransportRefusal.FAILED)
 
     async def _answer(self, agent: str, request: TransportRequest) -> None:

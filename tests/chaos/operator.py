@@ -15,7 +15,7 @@ from typing import Any, get_args
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from schemas.command import Action
+from schemas.command import WINDOWS, Action
 from schemas.revocation import RevocationReason, RevokedKind
 from server.distribution.lockdowns import NoSuchLockdown
 from server.distribution.revocations import Stopped
@@ -199,7 +199,7 @@ class Operator:
         if (parts := self._server.parts) is None:
             return
         action = self._dice.choice((*Action, Action.PULSE, Action.PULSE, Action.NORMAL))
-        if action is Action.BINDING_WINDOW:
+        if action in WINDOWS:
             return
         door = self._dice.choice(self._doors)
         if action is Action.REBOOT:
