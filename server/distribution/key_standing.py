@@ -44,6 +44,11 @@ class Standing:
     locks: dict[str, Lock]
     pace: Pace = field(default_factory=Pace)
 
+    def same(self, held: Mapping[int, CheckValues]) -> Mapping[int, CheckValues]:
+        """What is held, said by the very objects that say what is wanted: looks cost less."""
+        wanted = self.domain.checks
+        return {v: w if (w := wanted.get(v)) == checks else checks for v, checks in held.items()}
+
     def hand_over(self, to: Standing) -> None:
         """What was told to whom, and who refused, to the same domain read anew."""
         to.pace = self.pace
@@ -76,17 +81,13 @@ class Standings:
         self._domains: dict[str, Standing] = {}
         self._floors: dict[str, dict[str, int]] = {}
         self._refreshed_s = 0.0
+        self._known: dict[str, KeyDomain] = {}
         self.stale = True
         """Doors, agents or campaigns may be others now."""
 
     def all(self) -> list[Standing]:
         """Of each domain."""
         return list(self._domains.values())
-
-    @property
-    def due(self) -> bool:
-        """Whether it is time to read all again."""
-        return self.stale or self._clock.monotonic() - self._refreshed_s > REFRESH_S
 
     def floors(self, agent: str) -> Mapping[str, int]:
         """What the agent's heartbeat says of key floors: domain -> lowest version that counts."""
@@ -119,7 +120,8 @@ class Standings:
             standing = self._domains.get(domain)
             if standing is not None and agent in standing.locks:
                 lock = standing.locks[agent]
-                standing.locks[agent] = replace(lock, picture=picture, refusal="")
+                told = replace(picture, held=standing.same(picture.held))
+                standing.locks[agent] = replace(lock, picture=told, refusal="")
                 standing.pace.answered(agent)
         for (agent, domain), refused in news.refusals.items():
             standing = self._domains.get(domain)
@@ -130,11 +132,25 @@ class Standings:
 
     def locks(self, standing: Standing) -> list[Lock]:
         here = self._present()
-        return [replace(lock, reachable=lock.agent in here) for lock in standing.locks.values()]
+        for agent, lock in standing.locks.items():
+            if lock.reachable != (agent in here):
+                standing.locks[agent] = replace(lock, reachable=not lock.reachable)
+        return list(standing.locks.values())
+
+    async def keep_up(self) -> None:
+        """Read all again, if something has changed or time has passed and others changed keys."""
+        if not self.stale:
+            if self._clock.monotonic() - self._refreshed_s <= REFRESH_S:
+                return
+            self._refreshed_s = self._clock.monotonic()
+            if self._known == {domain.name: domain for domain in await self._authority.domains()}:
+                return
+        await self.refresh()
 
     async def refresh(self) -> None:
         """Read all again; what was told to whom is remembered."""
-        authority = {domain.name: domain for domain in await self._authority.domains()}
+        self._known = {domain.name: domain for domain in await self._authority.domains()}
+        authority = self._known
         async with self._engine.connect() as connection:
             active = {c.domain: c for c, *_ in await rows.read_rotations(connection, active=True)}
             versions = await rows.read_versions(connection)
