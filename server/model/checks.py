@@ -13,6 +13,7 @@ from server.model.errors import Fault, InvalidModel, StillNamed
 from server.model.kinds import BY_NAME, KINDS, Kind
 from server.model.paths import path
 from server.model.stored import in_chunks
+from server.store.key_tables import key_domains
 from server.store.model_tables import areas, doors
 from server.store.tables import metadata
 
@@ -58,19 +59,22 @@ async def check_nesting(connection: AsyncConnection, objects: Mapping[str, Area]
 
 
 async def check_doors(connection: AsyncConnection, ids: Collection[str], suite: str) -> None:
-    """No agent has too many doors, and a domain has one suite. Raises InvalidModel."""
+    """No agent has too many doors; a domain and its keys have one suite. Raises InvalidModel."""
     crowded = select(doors.c.agent).group_by(doors.c.agent)
     crowded = crowded.where(doors.c.agent.is_not(None))
     crowded = crowded.having(func.count() > DOORS_OF_AN_AGENT)
     suites = select(doors.c.domain).group_by(doors.c.domain)
     suites = suites.having(func.count(func.distinct(func.coalesce(doors.c.suite, suite))) > 1)
+    other = select(doors.c.domain).join(key_domains, key_domains.c.name == doors.c.domain)
+    other = other.where(func.coalesce(doors.c.suite, suite) != key_domains.c.suite)
     for query, column, what in (
         (crowded, "agent", f"serves more than {DOORS_OF_AN_AGENT} doors: give some to another"),
         (suites, "settings.domain", "would have two suites, but its one secret is of one suite"),
+        (other, "settings.suite", "has keys of the other suite: see `ostiary keys domains`"),
     ):
         wrong = await connection.scalar(query.limit(1))
         if wrong is not None:
-            of_it = doors.c[column.rpartition(".")[2]] == wrong
+            of_it = doors.c.agent == wrong if column == "agent" else doors.c.domain == wrong
             all_its = await connection.scalars(select(doors.c.id).where(of_it))
             door = next((key for key in all_its if key in ids), "")
             raise InvalidModel([Fault(f"doors.{door}.{column}", f"{wrong} {what}")])

@@ -7,6 +7,7 @@ import secrets
 import pytest
 
 from server.keys.esams import NewEsam
+from server.store.keys import add_domain
 from tests.key_rig import DOMAIN, key_desk, traces
 from tests.sample_site import open_site
 
@@ -44,6 +45,20 @@ async def test_a_domain_and_its_versions_are_made_and_shown(api, desk):
     (domain,) = await desk.authority.domains()
     assert shown["versions"][1]["check_values"] == domain.versions[1].check_values.model_dump()
     assert domain.versions[1].stored.hex() not in str(shown)
+
+
+async def test_a_doors_suite_is_that_of_its_domains_keys(tmp_path):
+    async with open_site(tmp_path / "other.db") as site, site.client() as api:
+        site.state.model_changed = lambda: None
+        async with site.state.engine.begin() as connection:
+            await add_domain(connection, DOMAIN, "gm", 0)
+        path = "/api/v1/door-configurations/front"
+        for suite, status in (("intl", 422), ("gm", 201)):
+            door = {"settings": {"domain": DOMAIN, "suite": suite}}
+            answer = await api.put(path, json=door)
+            assert answer.status_code == status, answer.text
+            if status == 422:
+                assert "keys of the other suite" in answer.text
 
 
 async def test_what_is_not_there_is_said(api):
