@@ -163,7 +163,11 @@ class World:
         """An old package, straight into the contacts of some ESAM."""
         packages = [each.message for each in self.kept if each.kind == "keys"]
         if packages:
-            package, lock = self.chance.choice(packages), self.a_lock()
+            package, lock = packages[-1], self.a_lock()
+            if self.chance.random() < 0.5:
+                package = self.chance.choice(packages)
+            if self.chance.random() < 0.8:
+                lock = self.locks.get(package.audience, lock)
             body = bytes.fromhex(package.body)
             purpose = package.item.purpose
             header = (
@@ -288,10 +292,8 @@ class World:
             self.seen["removed"] += 1
         elif draw < 0.93 and len(self.cards) < MAX_CARDS:
             self.new_card()
-        elif draw < 0.95:
-            self.lose_card()
         else:
-            self.inject()
+            self.lose_card()
 
     def lose_card(self) -> None:
         """A card is lost, and suspended; nobody holds it to a reader any more."""
@@ -376,6 +378,7 @@ _EVENTS = (
     World.reconnect,
     World.replay,
     World.bind,
+    World.inject,
 )
 _CALM = (*(World.deliver,) * 20, World.work, World.work, World.look, World.tap)
-_WEIGHTS = (90, 24, 8, 24, 4, 3, 1, 3, 4, 2)
+_WEIGHTS = (90, 24, 8, 24, 4, 3, 1, 3, 4, 2, 1)
