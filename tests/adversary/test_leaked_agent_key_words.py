@@ -17,10 +17,12 @@ from schemas.policy import DoorSettings
 from schemas.transport import TransportRefusal
 from server.core.rotation import NotNow
 from server.ingest.verify import AlarmKind
+from server.keys.home import KeysError
 from server.model.bindings import bind
 from server.store.model_tables import bindings, doors
 from server.store.rotations import Versions
 from tests.esam_desk import EsamDesk
+from tests.key_rig import AGENT, request
 from tests.rotation_rig import rig_of
 from tests.transport_rig import CARD, DOMAIN, MOMENT, OTHER, event, transport_desk
 
@@ -52,6 +54,33 @@ def loan(desk, **changes):
 
 async def ask(desk, requests, card, **changes):
     return await desk.answer(requests, desk.question(card, **changes))
+
+
+async def test_it_is_given_no_key_but_for_its_own_esam_domain_and_place(desk):
+    """Each question as its key would sign it; the last shows that it is answered otherwise."""
+    keys, back = desk.keys_desk, EsamDesk("intl", serial=b"backESAM", seed=8).issue()
+    await keys.authority.create_domain("zone-b", "intl", "test")
+    await keys.know(back, "zone-b", DOMAIN, agent="back-agent")
+    own = request(desk.esam, Item.AUTH, 1, challenge=desk.esam.challenge())
+    others = {"esam": back.serial.hex()}
+    for why, changes in (
+        ("of back-agent", others),
+        ("of back-agent", others | {"domain": "zone-b"}),
+        (r"is not\s+for", {"domain": "zone-b"}),
+        (r"is not\s+for", {"domain": "zone-b", "index": 2}),
+        ("no key domain", {"domain": "nowhere"}),
+        ("is not known", {"esam": "00" * 8}),
+        ("version 2", {"version": 2}),
+        ("floor", {"version": 2, "item": Item.FLOOR}),
+    ):
+        with pytest.raises(KeysError, match=why):
+            await keys.issuer.package(own.model_copy(update=changes), AGENT)
+    assert (await keys.issuer.package(own, AGENT)).esam == desk.esam.serial.hex()
+    with pytest.raises(KeysError, match="order"):
+        await keys.issuer.package(own.model_copy(update={"index": 2}), AGENT)
+    await keys.esams.withdraw(own.esam, "test")
+    with pytest.raises(KeysError, match="withdrawn"):
+        await keys.issuer.package(own, AGENT)
 
 
 async def test_without_a_window_no_card_is_known_to_it(desk):
@@ -166,10 +195,12 @@ async def test_a_lie_about_its_keys_activates_nothing_before_the_others_have_the
     assert await rig.state(rotation) == "overlap"
     # The true device has version 1 alone, and goes on with it: nobody is shut out anywhere.
     settings = DoorSettings(domain=DOMAIN, suite="intl", key_version=2, accepted_key_versions=(1,))
-    for held in (rig.locks["a"].held, rig.locks["b"].held):
-        question = UnlockQuestion.of("demo", settings, frozenset(held))
-        assert 1 in (question.key_version, *question.accepted_key_versions)
-    assert set(rig.locks["a"].held) == {1}
+    asked = {
+        agent: UnlockQuestion.of("demo", settings, frozenset(rig.locks[agent].held))
+        for agent in ("a", "b")
+    }
+    assert (asked["a"].key_version, asked["a"].accepted_key_versions) == (1, ())
+    assert (asked["b"].key_version, asked["b"].accepted_key_versions) == (2, (1,))
 
 
 @pytest.mark.parametrize(
