@@ -38,6 +38,7 @@ class IdleDesk:
     """In place of the listener for devices that enrol: these agents are registered."""
 
     enrolments: Any = None
+    renewals: Any = None
 
     def __init__(self) -> None:
         self._stopped = asyncio.Event()
