@@ -9,8 +9,12 @@ from datetime import datetime, timedelta
 from schemas.keys import PACKAGE_LIFE
 from server.core.rotation import Order
 
-AT_ONCE = 64
-"""Orders of one domain that are with a lock, and neither answered nor expired."""
+AT_ONCE = 256
+"""Orders of one domain that are with a lock, and neither answered nor expired.
+
+A lock has its keys after four questions and answers; the key authority makes some thousand packages
+a second. So it is this many locks, and not the server, that set the pace on a slow network.
+"""
 FIRST_WAIT = timedelta(seconds=5)
 LAST_WAIT = timedelta(minutes=10)
 
