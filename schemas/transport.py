@@ -51,7 +51,7 @@ class TransportRefusal(StrEnum):
     """The card is revoked, lost, stolen, damaged or suspended."""
     ESAM_REFUSED = "esam_refused"
     """The ESAM that asks to be lent the key is not this agent's, not in service, or not for the
-    domain at that place."""
+    domain at that place; or the card has keys of the domain already, or is to be unbound."""
     FAILED = "failed"
     """The server can't at the moment; its log says why."""
 

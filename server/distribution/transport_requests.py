@@ -45,6 +45,7 @@ from server.keys.esams import EsamState
 from server.keys.home import KeysError, LoanPlace
 from server.keys.homes import Homes
 from server.keys.transport import TransportKeys
+from server.model.bindings import is_bound
 from server.store import keys as key_rows
 from server.store.announcements import announce
 from server.store.model_tables import cards
@@ -203,6 +204,11 @@ class TransportRequests:
     ) -> bytes:
         loan = request.loan
         assert loan is not None
+        if await is_bound(connection, request.card, window.domain):
+            # Whoever is lent its transport key could read the keys it opens doors with.
+            raise _Refused(
+                TransportRefusal.ESAM_REFUSED, f"it has keys of {window.domain}", alarm=True
+            )
         esam = await _esam(connection, agent, window, loan)
         home = self._homes.of(esam.home)
         place = LoanPlace(

@@ -20,6 +20,12 @@ async def serves(connection: AsyncConnection, agent: str, domain: str) -> bool:
     return await connection.scalar(query) is not None
 
 
+async def is_bound(connection: AsyncConnection, card: str, domain: str) -> bool:
+    """Whether the card holds keys of the domain, as far as is known."""
+    query = select(bindings.c.card).where(bindings.c.card == card, bindings.c.domain == domain)
+    return await connection.scalar(query) is not None
+
+
 async def bind(  # noqa: PLR0917 an event's words, in their order
     connection: AsyncConnection,
     card: str,

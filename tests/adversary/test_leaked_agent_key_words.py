@@ -18,7 +18,7 @@ from schemas.transport import TransportRefusal
 from server.core.rotation import NotNow
 from server.ingest.verify import AlarmKind
 from server.keys.home import KeysError
-from server.model.bindings import bind
+from server.model.bindings import bind, unbind
 from server.store.model_tables import bindings, doors
 from server.store.rotations import Versions
 from tests.esam_desk import EsamDesk
@@ -109,6 +109,21 @@ async def test_in_a_window_it_gets_keys_of_new_cards_and_that_persons_and_of_fiv
     assert await desk.owner(desk.batch[0]) == "mei"
     taken = await desk.says(event(card=OTHER, at=MOMENT + SECOND))
     assert [each.kind for each in taken.alarms] == [AlarmKind.BINDING_REFUSED]
+
+
+async def test_no_window_lends_the_key_of_a_card_that_opens_doors_of_the_domain(desk):
+    """Else who holds the lock could copy the very card that its holder goes on carrying."""
+    assert await desk.keys_desk.write(desk.esam, Item.AUTH, 1)
+    async with desk.engine.begin() as connection:
+        await bind(connection, OTHER, DOMAIN, 1, "e-1", MOMENT - SECOND)
+    await desk.window(person="mei")
+    async with desk.serving() as requests:
+        answer = await ask(desk, requests, OTHER, loan=loan(desk))
+        assert (answer.refusal, answer.loan) == (TransportRefusal.ESAM_REFUSED, None)
+        assert "has keys of" in desk.alarms[-1].detail
+        async with desk.engine.begin() as connection:
+            await unbind(connection, OTHER, DOMAIN, None)
+        assert (await ask(desk, requests, OTHER, loan=loan(desk))).loan is not None
 
 
 async def test_a_window_to_unbind_lends_no_key_of_the_card(desk):
