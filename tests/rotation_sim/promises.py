@@ -52,7 +52,7 @@ class Promises:
         wanted = {centre.preferred, *centre.accepted}
         if centre.campaign is not None and centre.campaign.standing in ("staging", "staged"):
             wanted.add(centre.campaign.to_version)
-        held = held_by(lock.chip)
+        held = held_by(lock.chip) & (lock.element.held or frozenset())  # and has read it back
         policy = lock.durable.policy
         return (
             picture is not None
