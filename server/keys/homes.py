@@ -112,8 +112,10 @@ class LateHome:
             self._home = self._opened()
         try:
             return work(self._home)
-        except HomeUnavailable:
+        except HomeUnavailable as error:
             self._home = None
+            if isinstance(error, HomeLocked):
+                self._refusal = error
             raise
 
     def _opened(self) -> KeyHome:
@@ -154,17 +156,14 @@ def late_homes(
     clock: Clock,
 ) -> Homes:
     """The homes of this site, for a server: it serves doors though a token is not there."""
-    try:
-        openings = _openings(site, config, environ, random)
-    except HomeUnavailable as error:
-        openings = {"pkcs11": _refusing(error)}
+    openings = _openings(site, config, environ, random)
     return Homes([LateHome(name, opening, clock) for name, opening in openings.items()], executor)
 
 
 def _openings(
     site: Site, config: ServerConfig, environ: Mapping[str, str], random: RandomBytes
 ) -> dict[HomeName, Callable[[], KeyHome]]:
-    """How each home is opened, that of new keys first. Raises HomeUnavailable."""
+    """How each home is opened, that of new keys first; opening raises HomeUnavailable."""
 
     def sealed() -> KeyHome:
         try:
@@ -174,6 +173,8 @@ def _openings(
         return SealedHome(site.name, kek, random)
 
     def token() -> KeyHome:
+        if not config.pkcs11_module:
+            raise HomeUnavailable("key_home is pkcs11: set pkcs11_module and pkcs11_token as well")
         try:  # here, not above: who has no token needs no library for one
             from server.keys.pkcs11 import open_token
         except ImportError:
@@ -182,14 +183,5 @@ def _openings(
         return open_token(site, config.pkcs11_module, config.pkcs11_token, environ, random)
 
     if config.key_home == "pkcs11":
-        if not config.pkcs11_module:
-            raise HomeUnavailable("key_home is pkcs11: set pkcs11_module and pkcs11_token as well")
         return {"pkcs11": token, "sealed": sealed}
     return {"sealed": sealed, "pkcs11": token} if config.pkcs11_module else {"sealed": sealed}
-
-
-def _refusing(error: HomeUnavailable) -> Callable[[], KeyHome]:
-    def refuse() -> KeyHome:
-        raise error
-
-    return refuse

@@ -92,6 +92,20 @@ def test_a_pin_that_was_refused_is_not_tried_again(slot, late):
     assert slot.opened == 1
 
 
+def test_a_pin_that_is_refused_later_is_not_tried_again_either(slot, late):
+    home, _ = late
+
+    class Changed(SealedHome):
+        def open(self):
+            raise HomeLocked("the PIN is wrong")
+
+    slot.home = Changed("demo", bytes(32), bytes)
+    for _ in range(3):
+        with pytest.raises(HomeLocked):
+            home.open()
+    assert slot.opened == 1
+
+
 def test_a_home_that_stops_to_answer_is_opened_anew(slot, late):
     home, _ = late
 
