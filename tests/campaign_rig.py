@@ -117,7 +117,7 @@ class Campaigns:
         self.died = asyncio.Event()
         self._executor, self._ids = executor, itertools.count(1)
         self._heads: dict[str, Head] = {}
-        self._ingest = asyncio.Lock()
+        self._ingest, self._policing = asyncio.Lock(), asyncio.Lock()
         self._looks = 0
         self._told: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
@@ -182,7 +182,10 @@ class Campaigns:
         await self.start()
         self.rotations.model_changed()
         for lock in self.locks.values():
-            await self.policy(lock)  # an agent that hears the server again is told its newest
+            # An agent that hears the server again is told the newest policy, and says again what
+            # was not acknowledged: the end may have come between its deed and its word.
+            await self.policy(lock)
+            await self.says_held(lock)
 
     async def _run(self) -> None:
         try:
@@ -292,6 +295,10 @@ class Campaigns:
         """The newest policy reaches the lock."""
         if lock.deaf or not lock.online:
             return
+        async with self._policing:  # an agent takes no older policy after a newer one
+            await self._police(lock)
+
+    async def _police(self, lock: FakeLock) -> None:
         async with self.engine.connect() as connection:
             versions = (await rows.read_versions(connection)).get(lock.domain, rows.Versions())
         if (lock.preferred, lock.accepted) != (versions.preferred, versions.accepted):

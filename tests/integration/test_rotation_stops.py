@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from server.core.rotation import NotNow
 from server.store import rotations as rows
-from tests.campaign_rig import ZONE, Campaigns, Stopped, campaigns
+from tests.campaign_rig import LIMIT_S, ZONE, Campaigns, Stopped, campaigns
 
 WHOLE = ["planned", "started", "staged", "activated", "retired", "completed"]
 
 
 async def operate(rig: Campaigns, to_version: int) -> None:
     """What an operator does until the domain is at that version: whatever is next."""
+    async with asyncio.timeout(LIMIT_S):
+        await _operate(rig, to_version)
+
+
+async def _operate(rig: Campaigns, to_version: int) -> None:
     while True:
         async with rig.engine.connect() as connection:
             found = [c for c, *_ in await rows.read_rotations(connection)]
