@@ -51,7 +51,7 @@ def main(
         list[str] | None, typer.Argument(help=f"Some of: {', '.join(MEASURES)}.")
     ] = None,
 ) -> None:
-    """Measure Ostiary on this machine. Needs mosquitto for ingest; some five minutes for all."""
+    """Measure Ostiary on this machine. Needs mosquitto; some three quarters of an hour for all."""
     unknown = set(only or ()) - set(MEASURES)
     if unknown:
         raise typer.BadParameter(f"unknown: {', '.join(sorted(unknown))}")

@@ -71,7 +71,7 @@ async def measure(name: SuiteName, locks: int) -> list[Row]:
 
 
 async def _rotate(site: FleetSite, watch: Watch, locks: int) -> list[Row]:
-    began_s = watch.last_s
+    began_s, cpu_s = watch.last_s, site.cpu_s()
     plan = await site.call("POST", "/api/v1/rotations", {"domain": DOMAIN})
     path = f"/api/v1/rotations/{plan['id']}"
     watch.phase("planned")
@@ -115,6 +115,7 @@ async def _rotate(site: FleetSite, watch: Watch, locks: int) -> list[Row]:
 
     await watch.until("old version retired and erased", completed)
     total_s = watch.last_s - began_s
+    spent_s = {name: now_s - cpu_s[name] for name, now_s in site.cpu_s().items()}
     await asyncio.sleep(2.0)
     lockouts = site.fleet_says()["lockouts"] - watch.lockouts
     site.tell_fleet(signal.SIGUSR2)
@@ -126,6 +127,10 @@ async def _rotate(site: FleetSite, watch: Watch, locks: int) -> list[Row]:
     label = watch.label
     return [
         *watch.rows,
+        *(
+            _row(f"processor time of the {name}, plan to end, {label}", round(of_s, 1), "s")
+            for name, of_s in spent_s.items()
+        ),
         _row(f"packages made while staging, {label}", round(packages / staging_s), "per s"),
         _row(f"crashes in the midst of an order, {label}", fleet["crashed"], ""),
         _row(f"locks quarantined, {label}", quarantined, ""),
@@ -160,7 +165,7 @@ class Watch:
         took_s = now_s - self.last_s
         spent = {n: round(s - self._cpu_s.get(n, 0.0), 1) for n, s in cpu_s.items()}
         shares = ", ".join(f"{name} {seconds} s" for name, seconds in spent.items())
-        self.rows.append(_row(f"{name} (processor: {shares}), {self.label}", round(took_s, 1), "s"))
+        self.rows.append(_row(f"{name}, {self.label}", round(took_s, 1), "s"))
         print(f"{took_s:8.1f} s  {name} ({shares})", flush=True)
         self.last_s, self._cpu_s = now_s, cpu_s
         return took_s
