@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from schemas.chain import Head, compose_line, parse_line
 from schemas.event_data import KeysHeld, KeysRefused
@@ -40,6 +39,7 @@ from server.store import rotations as rows
 from server.store.announcements import announcements
 from server.store.model_tables import bindings, cards, doors, persons, touched
 from tests.key_rig import KeyDesk, key_desk
+from tests.mortal_engine import Mortal, Stopped
 from tests.orders_rig import FakeClock
 from tests.site_keys import SiteKeys
 
@@ -67,39 +67,6 @@ class FakeLock:
     deaf: bool = False
     """No policy reaches it."""
     orders: list[StageOrder] = field(default_factory=list)
-
-
-class Stopped(BaseException):
-    """The process ends here."""
-
-
-class Mortal:
-    """An engine whose process ends at the commit `dies_at` (counted from 0), before or after it.
-
-    The next `fails` commits lose the connection instead, before or after they are written.
-    """
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine, self.commits = engine, 0
-        self.dies_at: int | None = None
-        self.fails = 0
-        self.written = False
-
-    @asynccontextmanager
-    async def begin(self) -> AsyncIterator[AsyncConnection]:
-        number, self.commits = self.commits, self.commits + 1
-        end: BaseException | None = Stopped() if number == self.dies_at else None
-        if self.fails:
-            self.fails, end = self.fails - 1, OSError("the connection was lost")
-        async with self._engine.begin() as connection:
-            yield connection
-            if end is not None and not self.written:
-                raise end
-        if end is not None:
-            raise end
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
 
 
 class Campaigns:
