@@ -12,8 +12,10 @@ import pytest
 from sqlalchemy import delete, insert, select
 
 from edge_agent.card.application import UnlockQuestion
+from edge_agent.card.layout import Info, Slot
 from schemas.keys import Item
 from schemas.policy import DoorSettings
+from schemas.reasons import Reason
 from schemas.transport import TransportRefusal
 from server.core.rotation import NotNow
 from server.ingest.verify import AlarmKind
@@ -21,6 +23,8 @@ from server.keys.home import KeysError
 from server.model.bindings import bind, unbind
 from server.store.model_tables import bindings, doors
 from server.store.rotations import Versions
+from tests.card_desk import Desk
+from tests.copy_desk import overlap, saying
 from tests.esam_desk import EsamDesk
 from tests.key_rig import AGENT, request
 from tests.rotation_rig import rig_of
@@ -300,3 +304,30 @@ async def test_of_the_locks_of_a_domain_the_true_word_that_comes_later_counts(ri
         row = (await connection.execute(select(bindings))).one()
     assert {row.key_version, row.other_version} == {1, 2}
     assert await rig.state(rotation) == "overlap"
+
+
+async def test_even_a_false_card_at_an_honest_door_pauses_a_rotation_and_changes_no_door(rig):
+    """It names a bound card's id and a version that nobody has: no key is needed for that.
+
+    The pause is there for good cards that fail; that this is none, only the operator can tell.
+    """
+    desk = Desk("intl")
+    names = Info("intl", {Slot.A: 7}, Slot.A, True)
+    decision = await overlap(desk).present(saying(await bound(desk), names))
+    assert decision.reason is Reason.KEY_VERSION_UNSUPPORTED
+    rotation = await started(rig)
+    await rig.look(6)
+    before = await rig.versions()
+    data = {"domain": DOMAIN, "card": CARD, "door": "door-b", "reason": decision.reason.value}
+    await rig.event("b", "access.denied", data)
+    await rig.look(2)
+    assert await rig.state(rotation) == "paused"
+    assert await rig.versions() == before
+    await rig.rotations.resume(rotation, "test")
+    assert (await rig.rotations.retire(rotation, "test", leave_behind=True)).state == "retiring"
+
+
+async def bound(desk):
+    await desk.bind(card := desk.card())
+    card.reset()
+    return card
