@@ -58,6 +58,8 @@ class RotationSteps:
                 await self._raise_floor(standing, effect.floor, by)
             elif isinstance(effect, Destroy) and standing.authority:
                 await self._authority.destroy(name, effect.version, by)
+                kept = {v: c for v, c in standing.domain.checks.items() if v != effect.version}
+                standing.domain = replace(standing.domain, checks=kept)
         async with self._engine.begin() as connection:
             await rows.put_rotation(connection, step.campaign, now)
             for prefer in prefers:

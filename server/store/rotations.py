@@ -180,12 +180,12 @@ async def cards_by_version(
 ) -> dict[int, int]:
     """How many live cards have which newest version: active, and not past their end."""
     query = (
-        select(bindings.c.key_version, func.count())
+        select(bindings.c.key_version, func.count().label("cards"))
         .join(cards, cards.c.id == bindings.c.card)
         .where(*_live(domain, now))
         .group_by(bindings.c.key_version)
     )
-    return dict((await connection.execute(query)).tuples().all())
+    return {row.key_version: row.cards for row in await connection.execute(query)}
 
 
 async def cards_behind(

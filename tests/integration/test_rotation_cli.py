@@ -1,0 +1,191 @@
+"""`ostiary rotation` against a server that answers over a socket: plan, watch, steer, refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from server.cli.root import app
+from tests.rotation_rig import CARD, DOMAIN, Rig, rig_of
+from tests.sample_site import LOCAL_TOKEN, Site, open_site, serving
+
+
+class Terminal:
+    """Runs `ostiary rotation` as an operator elsewhere does; the server looks in between."""
+
+    def __init__(self, rig: Rig, site: Site, url: str) -> None:
+        self.rig, self.site, self._url = rig, site, url
+
+    async def __call__(self, *words: str, answer: str | None = None) -> Result:
+        environ = {"OSTIARY_URL": self._url, "OSTIARY_TOKEN": LOCAL_TOKEN, "COLUMNS": "120"}
+        return await asyncio.to_thread(
+            CliRunner().invoke, app, ["rotation", *words], input=answer, env=environ
+        )
+
+    async def planned(self) -> str:
+        """The id of a new plan."""
+        made = await self("plan", DOMAIN, "--json")
+        assert made.exit_code == 0, made.stderr
+        return str(json.loads(made.stdout)["id"])
+
+    async def overlapping(self) -> str:
+        rotation = await self.planned()
+        assert (await self("start", rotation)).exit_code == 0
+        await self.rig.look(12)
+        return rotation
+
+
+@asynccontextmanager
+async def terminal(folder) -> AsyncIterator[Terminal]:
+    async with rig_of(folder, "a", "b", "c") as rig, open_site(folder / "ostiary.db") as site:
+        site.state.engine, site.state.rotations = rig.desk.engine, rig.rotations
+        site.state.clock = rig.clock
+        async with serving(site) as url:
+            yield Terminal(rig, site, url)
+
+
+@pytest.fixture
+async def ostiary(tmp_path):
+    async with terminal(tmp_path) as made:
+        yield made
+
+
+async def test_a_plan_says_what_it_is_and_what_comes_next(ostiary):
+    made = await ostiary("plan", DOMAIN)
+    assert made.exit_code == 0, made.stderr
+    assert f"{DOMAIN} from version 1 to 2, planned" in made.stdout
+    assert "ostiary keys backup" in made.stderr
+    assert "ostiary rotation start" in made.stderr
+    listed = await ostiary("list")
+    assert DOMAIN in listed.stdout
+    assert "planned" in listed.stdout
+
+
+async def test_nothing_was_rotated_yet_is_said_and_no_table_is_shown(ostiary):
+    listed = await ostiary("list")
+    assert listed.stdout == ""
+    assert "No keys were rotated yet" in listed.stderr
+    assert json.loads((await ostiary("list", "--json")).stdout) == []
+
+
+async def test_the_status_shows_waves_locks_cards_and_who_holds_it_up(ostiary):
+    await ostiary.rig.add_card(CARD)
+    ostiary.rig.locks["c"].there = False
+    rotation = await ostiary.planned()
+    await ostiary("start", rotation)
+    await ostiary.rig.look(8)
+    shown = (await ostiary("status", rotation)).stdout
+    assert "staging" in shown
+    assert "2 staged" in shown
+    assert "1 absent" in shown
+    assert "it can't be reached" in shown
+    assert "1 version 1; 1 behind" in shown
+    assert "Lock-outs: 0" in shown
+    found = json.loads((await ostiary("status", rotation, "--json")).stdout)
+    assert found["locks"]["total"] == 3
+    assert found["locks"]["unreachable"] == 1
+    assert found["cards"]["some_behind"] == [CARD]
+    assert [each["agent"] for each in found["waiting"]] == ["c"]
+    assert sum(wave["locks"] for wave in found["locks"]["waves"]) == 3
+
+
+async def test_what_cannot_be_reached_goes_into_quarantine_after_a_question(ostiary):
+    ostiary.rig.locks["c"].there = False
+    rotation = await ostiary.planned()
+    await ostiary("start", rotation)
+    await ostiary.rig.look(8)
+    assert (await ostiary("quarantine", rotation, answer="n\n")).exit_code == 1
+    done = await ostiary("quarantine", rotation, answer="y\n")
+    assert done.exit_code == 0, done.stderr
+    assert "in quarantine" in done.stdout
+    await ostiary.rig.look(6)
+    assert await ostiary.rig.state(rotation) == "overlap"
+    unnamed = await ostiary("quarantine", rotation, "--release")
+    assert unnamed.exit_code == 1
+    assert "name the agents" in unnamed.stderr
+    assert (await ostiary("quarantine", rotation, "c", "--release")).exit_code == 0
+
+
+async def test_retiring_names_the_cards_that_would_stay_outside_and_asks(ostiary):
+    await ostiary.rig.add_card(CARD)
+    rotation = await ostiary.overlapping()
+    refused = await ostiary("retire", rotation, "--yes")
+    assert refused.exit_code == 1
+    assert "1 live cards" in refused.stderr
+    asked = await ostiary("retire", rotation, "--leave-behind", answer="n\n")
+    assert CARD in asked.stderr
+    assert await ostiary.rig.state(rotation) == "overlap"
+    done = await ostiary("retire", rotation, "--leave-behind", "--destroy", "--yes")
+    assert done.exit_code == 0, done.stderr
+    await ostiary.rig.look(8)
+    shown = (await ostiary("status", rotation)).stdout
+    assert "completed" in shown
+    assert "3 destroyed" in shown
+
+
+async def test_it_can_be_held_paused_resumed_activated_and_rolled_back(ostiary):
+    rotation = await ostiary.planned()
+    await ostiary("start", rotation, "--hold")
+    await ostiary.rig.look(10)
+    assert await ostiary.rig.state(rotation) == "staged"
+    paused = await ostiary("pause", rotation)
+    assert "paused in staged" in paused.stdout
+    early = await ostiary("activate", rotation)
+    assert early.exit_code == 1
+    assert "paused in staged" in early.stderr
+    assert (await ostiary("resume", rotation)).exit_code == 0
+    assert "overlap" in (await ostiary("activate", rotation)).stdout
+    back = await ostiary("rollback", rotation, answer="y\n")
+    assert "from version 2 to 1, overlap" in back.stdout
+
+
+async def test_following_ends_when_the_rotation_does(ostiary):
+    rotation = await ostiary.planned()
+    await ostiary("start", rotation, "--hold")
+    await ostiary("pause", rotation)
+    followed = await asyncio.wait_for(ostiary("status", rotation, "--follow"), 20)
+    assert followed.exit_code == 0
+    assert "paused" in followed.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["start", "00000000"], "no rotation 00000000"),
+        (["plan", "nowhere"], "no door is in the key domain nowhere"),
+        (["plan", DOMAIN, "--to", "9"], "no version 9"),
+    ],
+)
+async def test_what_is_not_there_is_said_in_words(ostiary, words, says):
+    done = await ostiary(*words)
+    assert done.exit_code == 1
+    assert says in done.stderr
+
+
+async def test_only_who_may_rotate_keys_can(ostiary):
+    async with ostiary.site.client() as admin:
+        made = {}
+        for scope in ("read", "operate", "keys"):
+            body = {"name": f"only-{scope}", "scopes": [scope]}
+            made[scope] = (await admin.post("/api/v1/tokens", json=body)).json()["token"]
+    for scope, status in (("read", 403), ("operate", 403), ("keys", 201)):
+        async with ostiary.site.client(token=made[scope]) as client:
+            answer = await client.post("/api/v1/rotations", json={"domain": DOMAIN})
+            assert answer.status_code == status, answer.text
+    async with ostiary.site.client(token=None) as nobody:
+        assert (await nobody.get("/api/v1/rotations")).status_code == 401
+    async with ostiary.site.client(token=made["read"]) as reader:
+        (shown,) = (await reader.get("/api/v1/rotations")).json()["items"]
+        assert (await reader.get(f"/api/v1/rotations/{shown['id']}")).status_code == 200
+
+
+@pytest.mark.parametrize("body", [{}, {"domain": "Zone A"}, {"domain": DOMAIN, "overlap_days": 0}])
+async def test_a_plan_of_another_form_is_refused(ostiary, body):
+    async with ostiary.site.client() as client:
+        answer = await client.post("/api/v1/rotations", json=body)
+        assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-request")
