@@ -231,12 +231,12 @@ async def test_a_power_cut_between_any_two_steps_is_made_good_by_the_same_comman
 
         written = 0
 
-        def cut(path: Path, content: bytes) -> None:
+        def cut(path: Path, content: bytes, **how: bool) -> None:
             nonlocal written
             written += 1
             if written == files:
                 raise PowerCut
-            real(path, content)
+            real(path, content, **how)
 
         from edge_agent.files import write_private as real
 

@@ -141,7 +141,7 @@ class Sent:
         self.answer = answer
         self.asked: list[tuple[object, ...]] = []
 
-    async def send(self, door, action, by, *, until, person, direction):
+    async def send(self, door, action, by, *, until):
         self.asked.append((door, action, until is not None))
         return self.answer
 
