@@ -60,7 +60,7 @@ const en = {
     bad_signature: "bad signature", malformed: "malformed message", unknown_key: "unknown key", wrong_topic: "message on a wrong topic", gap: "events are missing",
     fork: "two histories", new_chain: "new event store", broken_chain: "broken chain", events_lost: "events were lost", door_taken: "speaks for another's door",
     replayed: "replayed message", stale_report: "report of long ago", identity_cloned: "two devices with one identity", receipt_mismatch: "confirms what was never sent",
-    state_behind: "agent knows more than the server", key_refused: "keys asked for that are not to be given", revocation_log_behind: "agent has revocations that the server has not",
+    state_behind: "agent knows more than the server", key_refused: "keys asked for that are not to be given", binding_refused: "speaks of cards that it may not bind", revocation_log_behind: "agent has revocations that the server has not",
   },
   openFor: (s) => `for ${s} s`, lostCount: (n) => `${n} events`, version: (n) => `version ${n}`, times: (n) => `${n} times`, stepped: (ms) => `by ${ms} ms`,
 };
@@ -124,7 +124,7 @@ const zh = {
     bad_signature: "签名错误", malformed: "消息格式错误", unknown_key: "未知密钥", wrong_topic: "主题不符", gap: "事件缺失",
     fork: "历史分叉", new_chain: "新的事件库", broken_chain: "事件链断裂", events_lost: "事件丢失", door_taken: "代其他代理的门上报",
     replayed: "消息重放", stale_report: "报告过旧", identity_cloned: "两台设备使用同一身份", receipt_mismatch: "确认了未发送的内容",
-    state_behind: "代理状态比服务器新", key_refused: "请求了不应给予的密钥", revocation_log_behind: "代理有服务器没有的吊销记录",
+    state_behind: "代理状态比服务器新", key_refused: "请求了不应给予的密钥", binding_refused: "声称绑定了无权绑定的卡片", revocation_log_behind: "代理有服务器没有的吊销记录",
   },
   openFor: (s) => `${s} 秒`, lostCount: (n) => `${n} 条事件`, version: (n) => `版本 ${n}`, times: (n) => `${n} 次`, stepped: (ms) => `${ms} 毫秒`,
 };
