@@ -22,7 +22,7 @@ demo: .venv/.runtime ## a whole site on this machine, no hardware: ARGS="--help"
 	@trap : INT; $(V)/ostiary-demo $(ARGS) || { status=$$?; [ $$status -eq 130 ] || exit $$status; }
 
 test: packages .venv/.dev .venv/.hardware ## all tests, two at a time; ARGS="tests/unit -k chain" chooses
-	@$(V)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(V)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/.dev ## formatting, ruff, mypy --strict
 	@$(V)/ruff format --check .
