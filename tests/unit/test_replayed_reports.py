@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from schemas.event_data import ClockStatus
 from schemas.report import Report
 from schemas.versions import LogHead
-from server.assembly import Assembly
+from server.distribution.handing import Handing
 from server.distribution.presence import SKEW, Presence
 from server.state import LinkStatus
 from tests.site_keys import SiteKeys
@@ -54,10 +54,10 @@ def test_what_was_played_again_steers_neither_policies_nor_the_log_nor_lockdowns
         lockdowns=takes,
         site=SimpleNamespace(root=SiteKeys().root),
     )
-    Assembly.heard(server, AGENT, report(2))
+    Handing.heard(server, AGENT, report(2))
     assert told == [None, report(2).revocation, 2]
     told.clear()
-    Assembly.heard(server, AGENT, report(1))
-    Assembly.heard(server, AGENT, report(3, NOW - SKEW - timedelta(seconds=1)))
+    Handing.heard(server, AGENT, report(1))
+    Handing.heard(server, AGENT, report(3, NOW - SKEW - timedelta(seconds=1)))
     assert told == []
     assert [alarm.kind for alarm in alarms] == ["replayed", "stale_report"]
