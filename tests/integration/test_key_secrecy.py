@@ -38,7 +38,7 @@ async def scene(request, tmp_path, caplog):
     """A desk, the keys that it drew, and everything that was said meanwhile."""
     caplog.set_level(logging.DEBUG)
     path, random = tmp_path / "site", Recorder()
-    site = create_site(path, "demo", request.param, secrets.token_bytes, {})
+    create_site(path, "demo", request.param, secrets.token_bytes, {})
     home = SealedHome("demo", read_kek(path, {}), random)
     async with key_desk(path, homes=[home]) as desk:
         yield desk, random, []

@@ -13,7 +13,6 @@ from sqlalchemy import event
 from schemas.keys import Item
 from server.kek import read_kek
 from server.keys.sealed import SealedHome
-from server.site import open_site
 from tests.esam_desk import EsamDesk
 from tests.key_rig import AGENT, DOMAIN, key_desk, request, token_home
 
@@ -94,7 +93,6 @@ async def place(request, tmp_path):
         pass
     if request.param == "pkcs11":
         return Place(path, token_home(f"t{secrets.token_hex(6)}"))
-    site = open_site(path)
     return Place(path, SealedHome("demo", read_kek(path, {}), secrets.token_bytes))
 
 

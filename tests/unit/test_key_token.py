@@ -216,7 +216,7 @@ def test_a_token_that_can_t_be_used_says_why_and_never_the_pin(site, changes, pi
 
 
 def test_a_domain_or_esam_of_suite_gm_is_told_that_tokens_have_no_sm4(home):
-    with pytest.raises(KeysError, match="domain zone-a is of suite gm.*no SM4.*sealed"):
+    with pytest.raises(KeysError, match=r"domain zone-a is of suite gm.*no SM4.*sealed"):
         home.new_version(DOMAIN, "gm", 1)
     with pytest.raises(KeysError, match="no SM4"):
         home.keep_control_key("gm", SERIAL, CONTROL)
