@@ -191,7 +191,6 @@ EVENT_DATA: dict[str, type[EventData]] = {
     "rotation.rolled_back": RotationChanged,
     "rotation.retired": RotationChanged,
     "rotation.completed": RotationChanged,
-    "rotation.failed": RotationChanged,
     "model.changed": ModelChanged,
     "token.changed": TokenChanged,
     "agent.claimed": AgentEnrolment,

@@ -23,7 +23,7 @@ FOLLOW_S = 1.0
 SHOWN = 20
 """So many locks that wait are shown; the rest are counted."""
 _WAVES = ("one lock", "1 %", "10 %", "all")
-_ENDED = ("completed", "rolled_back", "failed")
+_ENDED = ("completed", "rolled_back")
 
 Id = Annotated[str, typer.Argument(help="The rotation: `ostiary rotation list` shows them.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]

@@ -29,7 +29,7 @@ export const eventName = (event) => String(event.type).replace(/^io\.ostiary\./,
 const ALARMS = new Set(["esam.unavailable", "access.duress", "door.forced", "door.held", "alarm.raised", "agent.events_lost", "revocation.overdue"]);
 const WARNINGS = new Set(["door.held_prealarm", "door.fault", "agent.buffer_high", "agent.clock_stepped", "policy.rejected", "statement.rejected",
   "policy.stale", "policy.expired", "lockdown.started", "command.refused", "agent.offline", "keys.refused", "card.not_bound", "card.not_rekeyed", "rotation.paused",
-  "rotation.quarantined", "rotation.failed"]);
+  "rotation.quarantined"]);
 
 // What every door says of each order that reaches it: a thousand doors would push what people do off the page.
 const ROUTINE = new Set(["policy.published", "policy.applied", "policy.fresh", "revocation.applied", "lockdown.applied", "root.applied",

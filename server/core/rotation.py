@@ -31,9 +31,8 @@ State = Literal[
     "completed",
     "paused",
     "rolled_back",
-    "failed",
 ]
-ENDED: frozenset[State] = frozenset({"completed", "rolled_back", "failed"})
+ENDED: frozenset[State] = frozenset({"completed", "rolled_back"})
 BEFORE_ACTIVATION: frozenset[State] = frozenset({"planned", "staging", "staged"})
 
 
