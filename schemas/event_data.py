@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from schemas.command import CommandId
-from schemas.keys import CheckValues, EsamSerial, KeyVersion
+from schemas.keys import MAX_VERSIONS, CheckValues, EsamSerial, KeyVersion
 from schemas.names import CardId, DigestHex, Name
 from schemas.policy import DoorMode
 from schemas.reasons import Reason
@@ -301,7 +301,7 @@ class KeysHeld(AgentData):
     domain: Name
     suite: SuiteName
     esam: EsamSerial | None = Field(description="none: the element in software")
-    held: dict[KeyVersion, CheckValues] = Field(max_length=8)
+    held: dict[KeyVersion, CheckValues] = Field(max_length=MAX_VERSIONS)
     floor: KeyVersion
     preferred: KeyVersion
     accepted: tuple[KeyVersion, ...]

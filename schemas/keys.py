@@ -23,6 +23,8 @@ PACKAGE_LIFE = timedelta(seconds=60)
 """A package older than this is not used: its ESAM has another challenge by then."""
 MAX_KEY_VERSION = 255
 MAX_DOMAIN_INDEX = 15
+MAX_VERSIONS = 8
+"""Key versions of one domain that a lock holds at a time; only a higher floor makes room."""
 MAX_KEY_STATEMENT_BYTES = 4 * 1024
 
 EsamSerial = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]

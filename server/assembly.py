@@ -84,7 +84,7 @@ class Assembly:
         verifying, signing = threads(VERIFY_THREADS, "verify"), threads(1, "sign")
         ingest_metrics = IngestMetrics(metrics)
         self.registry = Registry(engine, site.suite, clock)
-        self._bound, lock_keys = Bound(), LockKeys()
+        self._bound, lock_keys = Bound(clock), LockKeys(clock)
         self.ledger = Ledger(engine, [self._bound.project, lock_keys.project])
         self.intake = Intake()
         self.link = Link(

@@ -96,7 +96,7 @@ class Campaigns:
         self.authority = KeyAuthority(
             engine=engine, homes=self._desk.homes, clock=self.clock, announced=self._announced
         )
-        self.lock_keys = LockKeys()
+        self.lock_keys = LockKeys(self.clock)
         self.ledger = Ledger(self.engine, [self.lock_keys.project])
         common: dict[str, Any] = {
             "engine": engine,

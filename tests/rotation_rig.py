@@ -61,7 +61,7 @@ class Rig:
 
     def restart(self) -> None:
         """A new server over the same database."""
-        desk, self.lock_keys = self.desk, LockKeys()
+        desk, self.lock_keys = self.desk, LockKeys(self.clock)
         common = {"engine": desk.engine, "authority": desk.authority, "clock": self.clock}
         self.rotations = Rotations(
             engine=desk.engine,

@@ -37,24 +37,11 @@ from server.model.kinds import CARDS, Card
 from server.store.model_tables import bindings, cards, doors, persons
 from server.store.windows import Window, add_window, read_window
 from tests.key_rig import AGENT, SESSION, KeyDesk, key_desk
+from tests.model_rig import HandClock
 
 MOMENT = datetime(2026, 11, 24, 8, 15, 30, tzinfo=UTC)
 DOMAIN, DOOR, WINDOW = "zone-a", "front", "aa" * 8
 CARD, OTHER = "0102030405060708", "1112131415161718"
-
-
-@dataclass
-class HandClock:
-    """A clock that a test sets."""
-
-    at: datetime = MOMENT
-    seconds: float = 1000.0
-
-    def now(self) -> datetime:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.seconds
 
 
 @dataclass
@@ -264,7 +251,7 @@ async def transport_desk(
             _SITES[suite] = await _make(suite)
         shutil.copytree(_SITES[suite], path)
     async with key_desk(path, suite, homes=homes) as keys_desk:
-        clock = HandClock()
+        clock = HandClock(MOMENT)
         transport = TransportKeys(
             engine=keys_desk.engine,
             site="demo",

@@ -29,6 +29,7 @@ from edge_agent.card.script import (
     AskTransportKey,
     Protect,
     ProtectKey,
+    ProtectNextKey,
     Script,
     TransportKeyRefused,
     ask_bytes,
@@ -73,6 +74,10 @@ class BindResult:
     card_id: str | None
     outcome: str
     detail: str = ""
+
+
+ProtectWrite = Callable[[Purpose, bytes, bytes, bytes], ProtectKey | ProtectNextKey]
+"""What protects one key: of its purpose, key header, command header and the card's challenge."""
 
 
 class CardEnded(Exception):
@@ -138,8 +143,16 @@ def _bind(card_id: bytes, question: UnlockQuestion, random: RandomBytes) -> Scri
         if not (yield from admit(card_id, used, info.versions[used])):
             return BindOutcome.NOT_OUR_CARD
         yield from name_alone(card_id, info, used)
-    for purpose in Purpose:
-        yield from _write_key(card_id, question, slot, purpose, transport_key)
+
+    def under_transport_key(
+        purpose: Purpose, header: bytes, command_header: bytes, challenge: bytes
+    ) -> ProtectKey:
+        version = question.key_version
+        return ProtectKey(
+            card_id, version, purpose, header, command_header, challenge, transport_key
+        )
+
+    yield from write_keys(question, slot, under_transport_key)
     proved, _ = yield from authenticate(
         card_id, slot, question.key_version, random, admit_first=True
     )
@@ -203,28 +216,16 @@ def _create(kind: FileKind, file_id: int, size: int, rest: bytes = b"") -> Scrip
     return created
 
 
-def _write_key(
-    card_id: bytes,
-    question: UnlockQuestion,
-    slot: Slot,
-    purpose: Purpose,
-    transport_key: bytes,
-) -> Script[None]:
-    command = Command(layout.CLA_COS_SECURE, layout.WRITE_KEY, 0x01, slot.key(purpose))
-    use = Right.ADMIT if question.mutual and purpose is Purpose.AUTH else Right.ALWAYS
+def write_keys(question: UnlockQuestion, slot: Slot, protect: ProtectWrite) -> Script[None]:
+    """Write the three keys of the question's version to a slot of the card. Raises CardEnded."""
     version = question.key_version
-    body = yield from ask_bytes(
-        ProtectKey(
-            card_id,
-            version,
-            purpose,
-            layout.key_header(purpose, version, use=use),
-            command.header,
-            (yield from protected_challenge()),
-            transport_key,
-        )
-    )
-    yield from send_protected(command, body)
+    for purpose in Purpose:
+        command = Command(layout.CLA_COS_SECURE, layout.WRITE_KEY, 0x01, slot.key(purpose))
+        use = Right.ADMIT if question.mutual and purpose is Purpose.AUTH else Right.ALWAYS
+        header = layout.key_header(purpose, version, use=use)
+        challenge = yield from protected_challenge()
+        body = yield from ask_bytes(protect(purpose, header, command.header, challenge))
+        yield from send_protected(command, body)
 
 
 def _commit(card_id: bytes, question: UnlockQuestion, slot: Slot) -> Script[None]:

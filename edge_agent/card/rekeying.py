@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from edge_agent.card import layout
-from edge_agent.card.apdu import Command, MalformedApdu
+from edge_agent.card.apdu import MalformedApdu
 from edge_agent.card.application import (
     UnlockQuestion,
     admit,
@@ -22,12 +21,11 @@ from edge_agent.card.application import (
 from edge_agent.card.binding import (
     CardEnded,
     name_alone,
-    protected_challenge,
-    send_protected,
     write_info,
+    write_keys,
 )
-from edge_agent.card.layout import Info, Right, Slot
-from edge_agent.card.script import ProtectNextKey, Script, ask_bytes
+from edge_agent.card.layout import Info, Slot
+from edge_agent.card.script import ProtectNextKey, Script
 from schemas.keys import Purpose
 from schemas.suites import RandomBytes
 
@@ -75,8 +73,15 @@ def _rekey(
     idle, version = used.other, question.key_version
     if idle in info.versions:
         yield from name_alone(card_id, info, used)
-    for purpose in Purpose:
-        yield from _write_key(card_id, question, idle, purpose, from_version)
+
+    def under_maintain(
+        purpose: Purpose, header: bytes, command_header: bytes, challenge: bytes
+    ) -> ProtectNextKey:
+        return ProtectNextKey(
+            card_id, version, purpose, header, command_header, challenge, under=from_version
+        )
+
+    yield from write_keys(question, idle, under_maintain)
     proved, _ = yield from authenticate(card_id, idle, version, random, admit_first=True)
     if not proved:
         return RekeyOutcome.NOT_PROVED
@@ -89,17 +94,3 @@ def _slot_of(info: Info, question: UnlockQuestion, version: int) -> Slot | None:
     if info.suite != question.suite:
         return None
     return next((slot for slot, held in info.versions.items() if held == version), None)
-
-
-def _write_key(
-    card_id: bytes, question: UnlockQuestion, slot: Slot, purpose: Purpose, under: int
-) -> Script[None]:
-    command = Command(layout.CLA_COS_SECURE, layout.WRITE_KEY, 0x01, slot.key(purpose))
-    use = Right.ADMIT if question.mutual and purpose is Purpose.AUTH else Right.ALWAYS
-    version = question.key_version
-    header = layout.key_header(purpose, version, use=use)
-    challenge = yield from protected_challenge()
-    body = yield from ask_bytes(
-        ProtectNextKey(card_id, version, purpose, header, command.header, challenge, under)
-    )
-    yield from send_protected(command, body)

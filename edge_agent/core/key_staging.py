@@ -10,10 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.keys import CheckValues, Item, KeyVersion, StageOrder
-
-MAX_VERSIONS = 8
-"""Key versions of one domain that a secure element holds at a time."""
+from schemas.keys import MAX_VERSIONS, CheckValues, Item, KeyVersion, StageOrder
 
 Reason = Literal["unavailable", "worn_out", "full", "not_given", "wrong_key", "failed"]
 

@@ -19,8 +19,6 @@ from schemas.suites import SuiteName
 AID = b"\xf0OSTY\x02ESAM"
 LAYOUT = 1
 INDEXES = range(1, MAX_DOMAIN_INDEX + 1)
-MAX_VERSIONS = 8
-"""Key versions of one domain that an ESAM holds at a time."""
 ERROR_LIMIT = 15
 """Wrong MACs in a row after which an ESAM takes no more keys, for ever."""
 

@@ -15,15 +15,13 @@ from edge_agent.files import write_private
 from edge_agent.secure_element.port import ElementUnavailable, Purpose
 from schemas.errors import BadSignature
 from schemas.esam import check_value
-from schemas.keys import CheckValues
+from schemas.keys import MAX_VERSIONS, CheckValues
 from schemas.sealed import seal_secret, unseal_secret
 from schemas.secure_messaging import protect
 from schemas.suites import RandomBytes, Suite
 from schemas.suites.suite import KEY_BYTES
 
 Secrets = Mapping[Purpose, bytes]
-MAX_VERSIONS = 8
-"""As many as an ESAM has room for."""
 
 
 class TooManyVersions(Exception):

@@ -17,7 +17,6 @@ from edge_agent.secure_element import esam_layout
 from edge_agent.secure_element.esam_layout import (
     ERROR_LIMIT,
     INDEXES,
-    MAX_VERSIONS,
     Identity,
     KeyTable,
     Operation,
@@ -28,7 +27,7 @@ from edge_agent.virtual.esam_memory import Domain, EsamImage
 from schemas import esam
 from schemas.esam import CHALLENGE_BYTES, SERIAL_BYTES, check_value
 from schemas.esam_issue import CONTROL_KEY, LENT_KEY, ControlKey, lent
-from schemas.keys import Purpose
+from schemas.keys import MAX_VERSIONS, Purpose
 from schemas.secure_messaging import MAC_BYTES, BadProtection, protect
 from schemas.suites import RandomBytes, SuiteName, suite
 from schemas.suites.suite import BLOCK_BYTES, CARD_ID_BYTES, KEY_BYTES

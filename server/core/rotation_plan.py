@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from schemas.keys import MAX_KEY_VERSION
+from schemas.keys import MAX_KEY_VERSION, MAX_VERSIONS
 from server.core.rotation import Campaign, Domain, NotNow
-
-MAX_VERSIONS = 8
-"""Key versions of one domain that a lock holds at a time; only a higher floor makes room."""
 
 
 def plan(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +27,7 @@ from schemas.server_event_data import CommandSent
 from schemas.statement import sign_statement
 from schemas.topics import COMMAND, down
 from server.clock import Clock, microseconds
+from server.distribution.publish import Publish
 from server.store.announcements import announce
 from server.store.counters import next_command
 from server.store.model_questions import agent_of
@@ -37,8 +38,6 @@ ANSWER_S = 7.0
 RESULTS = frozenset({"command.executed", "command.refused"})
 _TOP = 2**63 - 1
 
-Publish = Callable[[str, bytes, bool], Awaitable[None]]
-"""(topic, payload, retain); raises ConnectionError while there is no broker."""
 State = Literal["executed", "refused", "unconfirmed", "not_sent"]
 
 log = structlog.get_logger(__name__)

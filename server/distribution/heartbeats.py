@@ -8,7 +8,7 @@ ends with its grace, whatever reaches it in between.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +23,7 @@ from schemas.statement import sign_statement
 from schemas.topics import HEARTBEAT, down
 from schemas.versions import LogHead, Version
 from server.clock import Clock, from_microseconds, microseconds
+from server.distribution.publish import Publish
 from server.ingest.pipeline import DATABASE_ERRORS
 from server.store.counters import read_reserved, reserve
 
@@ -37,8 +38,6 @@ HEADS = 16
 """So many heads of the log are told apart by when heartbeats named them, for each agent."""
 _AT_ONCE = 64
 
-Publish = Callable[[str, bytes, bool], Awaitable[None]]
-"""(topic, payload, retain); raises ConnectionError while there is no broker."""
 
 log = structlog.get_logger(__name__)
 

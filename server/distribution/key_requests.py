@@ -8,7 +8,7 @@ own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 import structlog
@@ -22,6 +22,7 @@ from server.clock import Clock
 from server.core.allowance import Allowance
 from server.core.clones import Clones, Sighting
 from server.distribution.policies import DATABASE_ERRORS
+from server.distribution.publish import Publish
 from server.ingest.verify import AlarmKind, Refusal
 from server.keys.home import HomeUnavailable
 from server.keys.issuing import Asked, Issuer
@@ -31,8 +32,6 @@ BURST, RATE_S = 64.0, 0.5
 BATCH = 64
 """Answered by one transaction, at most."""
 
-Publish = Callable[[str, bytes, bool], Awaitable[None]]
-"""(topic, payload, retain); raises ConnectionError while there is no broker."""
 
 log = structlog.get_logger(__name__)
 

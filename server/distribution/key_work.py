@@ -17,8 +17,9 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from server.config import ServerConfig
-from server.distribution.key_requests import KeyRequests, Publish
+from server.distribution.key_requests import KeyRequests
 from server.distribution.policies import DATABASE_ERRORS
+from server.distribution.publish import Publish
 from server.distribution.transport_requests import TransportRequests
 from server.ingest.verify import AlarmKind, Refusal
 from server.kek import read_kek

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from schemas.event_data import KeysHeld, KeysRefused
 from schemas.events import event_name
 from schemas.reasons import Reason
-from server.clock import Clock, SystemClock
+from server.clock import Clock
 from server.core.rotation import Picture
 from server.ingest.heads import Row
 from server.model.bindings import rekey, serves
@@ -61,8 +61,8 @@ class News:
 class LockKeys:
     """The projection, and what is new by it. `watched`: domain -> versions that have to open."""
 
-    def __init__(self, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self.watched: Mapping[str, frozenset[int]] = {}
         self._news = News()
 

@@ -7,7 +7,7 @@ a door: it either has the newest counter, or its heartbeat tells it that it has 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Literal
 
@@ -24,13 +24,12 @@ from schemas.server_event_data import LockdownChanged
 from schemas.statement import payload_type, sign_statement
 from schemas.topics import LOCKDOWN, everyone
 from server.clock import Clock, microseconds
+from server.distribution.publish import Publish
 from server.ingest.verify import AlarmKind, Refusal
 from server.store import lockdowns as rows
 from server.store.announcements import announce_all
 
 Scope = Literal["site", "area", "door"]
-Publish = Callable[[str, bytes, bool], Awaitable[None]]
-"""(topic, payload, retain); raises ConnectionError while there is no broker."""
 MOST = 128
 """In force at once: what one statement holds."""
 _BELIEVED_LEAP = 10_000

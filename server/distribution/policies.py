@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from importlib.metadata import version as version_of
@@ -32,6 +32,7 @@ from server.clock import Clock
 from server.core.card_tree import PolicyTooLarge
 from server.distribution.compiling import Compiler
 from server.distribution.drafts import WHOLE, Order, Outcome, Task
+from server.distribution.publish import Publish
 from server.ingest.verify import AlarmKind, Refusal
 from server.model.reading import agents_with_doors, forget_touched, touched_since
 from server.model.revisions import touch
@@ -55,8 +56,6 @@ MAKERS = 2
 AT_ONCE = 32
 """Agents whose policies are made or told of together."""
 
-Publish = Callable[[str, bytes, bool], Awaitable[None]]
-"""(topic, payload, retain); raises ConnectionError while there is no broker."""
 DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, OSError)
 
 log = structlog.get_logger(__name__)

@@ -8,7 +8,7 @@ in silence; the agent asks again, from what its next heartbeat names.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -17,6 +17,7 @@ from schemas.report import Pull
 from schemas.topics import CHUNK, LOCKDOWN, POLICY, REVOCATION, ROOT, SNAPSHOT, down
 from server.distribution.lockdowns import Lockdowns
 from server.distribution.policies import DATABASE_ERRORS, Policies
+from server.distribution.publish import Publish
 from server.distribution.revocations import Revocations
 from server.site import SiteError
 
@@ -26,8 +27,6 @@ MAX_ROOTS = 16
 MAX_WAITING = 4
 """Pulls of one agent; a fifth takes the place of the oldest."""
 
-Publish = Callable[[str, bytes, bool], Awaitable[None]]
-"""(topic, payload, retain); raises ConnectionError while there is no broker."""
 
 log = structlog.get_logger(__name__)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -27,6 +27,7 @@ from schemas.suites import Suite
 from schemas.topics import REVOCATION, everyone
 from schemas.versions import LogHead
 from server.clock import Clock, microseconds
+from server.distribution.publish import Publish
 from server.distribution.revocation_messages import LogDamaged, RevocationMessages
 from server.ingest.pipeline import DATABASE_ERRORS
 from server.ingest.verify import AlarmKind, Refusal
@@ -44,8 +45,6 @@ BASE_INTERVAL_S = 60.0
 _MOST_AT_ONCE = 1000
 _KEPT_HASHES = 4096
 
-Publish = Callable[[str, bytes, bool], Awaitable[None]]
-"""(topic, payload, retain); raises ConnectionError while there is no broker."""
 
 log = structlog.get_logger(__name__)
 

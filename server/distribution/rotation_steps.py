@@ -102,7 +102,7 @@ class RotationSteps:
         by: str,
     ) -> None:
         now = self._clock.now()
-        some = ", ".join(sorted(agents)[:_NAMED]) + (" ..." if len(agents) > 10 else "")
+        some = ", ".join(sorted(agents)[:_NAMED]) + (" ..." if len(agents) > _NAMED else "")
         detail = f"{len(agents)} locks {'into' if into else 'out of'} it: {some}"[:500]
         async with self._engine.begin() as connection:
             await rows.set_quarantined(connection, campaign.id, agents, into)

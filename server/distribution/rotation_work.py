@@ -8,9 +8,10 @@ from concurrent.futures import Executor
 
 from server.distribution.key_standing import Standings
 from server.distribution.lock_keys import LockKeys
+from server.distribution.publish import Publish
 from server.distribution.rotation_steps import RotationSteps
 from server.distribution.rotations import Rotations
-from server.distribution.stage_orders import Publish, StageOrders
+from server.distribution.stage_orders import StageOrders
 from server.keys.authority import KeyAuthority
 from server.site import Site
 from server.state import ServerState

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 
 import structlog
@@ -15,9 +15,7 @@ from schemas.suites import SuiteName
 from schemas.topics import STAGE, down
 from server.clock import Clock, microseconds
 from server.core.rotation import Order
-
-Publish = Callable[[str, bytes, bool], Awaitable[None]]
-"""(topic, payload, retain); raises ConnectionError while there is no broker."""
+from server.distribution.publish import Publish
 
 _NAMED = 3
 """So many locks are named in the log."""

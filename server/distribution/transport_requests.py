@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -39,6 +39,7 @@ from server.clock import Clock, microseconds
 from server.core.allowance import Allowance
 from server.core.clones import Clones, Sighting
 from server.distribution.policies import DATABASE_ERRORS
+from server.distribution.publish import Publish
 from server.distribution.windows import may_ask
 from server.ingest.verify import AlarmKind, Refusal
 from server.keys.esams import EsamState
@@ -57,8 +58,6 @@ MOST_CARDS = 5
 BURST, RATE_S = 32.0, 0.5
 """Questions of one agent. A card takes two at a lock with an ESAM."""
 
-Publish = Callable[[str, bytes, bool], Awaitable[None]]
-"""(topic, payload, retain); raises ConnectionError while there is no broker."""
 
 log = structlog.get_logger(__name__)
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from schemas.envelope import Signer
 from server.broker.rights import Rights
+from server.distribution.publish import Publish
 from server.enrolment.enrolments import Enrolments
 from server.enrolment.listener import Listener, build_listener
 from server.enrolment.reception import Reached, Reception
-from server.enrolment.renewals import Publish, Renewals
+from server.enrolment.renewals import Renewals
 from server.ingest.registry import Registry
 from server.pki import Authority
 from server.site import Site

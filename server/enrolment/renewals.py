@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import structlog
@@ -17,6 +16,7 @@ from schemas.envelope import Signer
 from schemas.statement import sign_statement
 from schemas.topics import CERTIFICATE, down
 from server.clock import Clock, from_microseconds, microseconds
+from server.distribution.publish import Publish
 from server.pki import CLIENT_DAYS, Authority, BadRequest, requested_key
 from server.store.agents import is_agent
 from server.store.enrolments import Issued, add_certificate, key_digest, newest_certificate
@@ -26,7 +26,6 @@ INTERVAL = timedelta(minutes=10)
 GOOD_FOR = timedelta(days=1)
 """How long the statement may be under way."""
 
-Publish = Callable[[str, bytes, bool], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 

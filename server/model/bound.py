@@ -26,7 +26,7 @@ from schemas.event_data import (
 )
 from schemas.events import EventLine, event_name
 from schemas.server_event_data import ModelChanged
-from server.clock import Clock, SystemClock, microseconds
+from server.clock import Clock, microseconds
 from server.ingest.heads import Row
 from server.ingest.verify import AlarmKind, Refusal
 from server.model.altered import altered
@@ -67,8 +67,8 @@ class Taken:
 class Bound:
     """The projection."""
 
-    def __init__(self, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._taken = Taken()
 
     def taken(self) -> Taken:

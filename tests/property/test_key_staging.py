@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.core.key_staging import (
-    MAX_VERSIONS,
     Ask,
     Done,
     Draw,
@@ -23,7 +22,7 @@ from edge_agent.core.key_staging import (
     Refuse,
     next_step,
 )
-from schemas.keys import CheckValues, Item, StageOrder
+from schemas.keys import MAX_VERSIONS, CheckValues, Item, StageOrder
 from tests.schema_cast import MOMENT
 
 KEYS = (Item.AUTH, Item.ADMIT, Item.MAINTAIN)

@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives.cmac import CMAC
 
 from edge_agent.card import layout
 from edge_agent.card.apdu import StatusWord
-from edge_agent.secure_element.esam_layout import MAX_VERSIONS, Identity, Operation
+from edge_agent.secure_element.esam_layout import Identity, Operation
 from schemas.esam import check_value
-from schemas.keys import Item, Purpose
+from schemas.keys import MAX_VERSIONS, Item, Purpose
 from schemas.secure_messaging import protect, unprotect
 from tests.card_desk import SERIAL as CARD
 from tests.card_desk import TRANSPORT_KEY

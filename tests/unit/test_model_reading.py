@@ -12,6 +12,7 @@ from schemas.card_chunks import slots
 from schemas.chain import Head, compose_line
 from schemas.events import EventLine, event_type
 from schemas.policy import CardState
+from server.clock import SystemClock
 from server.model.bindings import bind
 from server.model.bound import Bound
 from server.model.document import SiteDocument, apply
@@ -233,7 +234,7 @@ def bound(**changes):
 
 async def told_by(site, agent, *events):
     """Whether the model changed by what the agent's events say."""
-    projection = Bound()
+    projection = Bound(SystemClock())
     rows = [SimpleNamespace(source=agent, link=SimpleNamespace(event=event)) for event in events]
     async with site.engine.begin() as connection:
         await projection.project(connection, rows)

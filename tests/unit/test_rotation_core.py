@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from schemas.keys import MAX_VERSIONS
 from server.core import rotation
 from server.core.rotation import (
     Destroy,
@@ -17,7 +18,7 @@ from server.core.rotation import (
     advance,
     order_for,
 )
-from server.core.rotation_plan import MAX_VERSIONS, plan
+from server.core.rotation_plan import plan
 from server.core.rotation_waves import LAST_WAVE
 from tests.rotation_cast import (
     ACTIVE,

@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from schemas.chain import Head, compose_line
 from schemas.events import EventLine, event_type
+from server.clock import SystemClock
 from server.distribution.lock_keys import LockKeys
 from server.model.bindings import bind
 from server.model.document import SiteDocument, apply
@@ -52,7 +53,7 @@ def granted(version, *, minutes=1, card=CARD, domain="labs"):
 
 
 async def known_after(site, *events, watched=frozenset({1, 2}), agent="a-lab"):
-    projection = LockKeys()
+    projection = LockKeys(SystemClock())
     projection.watched = {"labs": watched} if watched else {}
     rows = [SimpleNamespace(source=agent, link=SimpleNamespace(event=event)) for event in events]
     async with site.engine.begin() as connection:
