@@ -15,6 +15,7 @@ from rich.text import Text
 
 from server.cli.console import DEFAULT_SITE_DIR, SiteDir, confirm, err, fail, out
 from server.cli.remote import Url, remote
+from server.core.rotation import ENDED
 from server.ingest.alarms import printable
 
 app = typer.Typer(help="New keys for a key domain's locks and cards.", no_args_is_help=True)
@@ -23,7 +24,6 @@ FOLLOW_S = 1.0
 SHOWN = 20
 """So many locks that wait are shown; the rest are counted."""
 _WAVES = ("one lock", "1 %", "10 %", "all")
-_ENDED = ("completed", "rolled_back")
 
 Id = Annotated[str, typer.Argument(help="The rotation: `ostiary rotation list` shows them.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
@@ -199,7 +199,7 @@ def _follow(site_dir: Any, url: str | None, rotation: str) -> None:
             while True:
                 found = client.get(f"{PATH}/{rotation}")
                 live.update(_picture(found), refresh=True)
-                if found["state"] in (*_ENDED, "paused"):
+                if found["state"] in {*ENDED, "paused"}:
                     return
                 time.sleep(FOLLOW_S)
         except KeyboardInterrupt:
