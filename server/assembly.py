@@ -184,7 +184,7 @@ class Assembly:
             clock=clock,
             metrics=metrics,
             publish=publish,
-            live=self.presence.live,
+            live=lambda agent: self.presence.session(agent) is not None,
             beat=self.heartbeats.beat,
             announced=announced,
             alarm=alarm,

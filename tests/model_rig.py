@@ -101,7 +101,7 @@ class ModelRig:
             clock=self.clock,
             metrics=CollectorRegistry(),
             publish=self.publish,
-            live=lambda: self.live,
+            live=lambda agent: agent in self.live,
             beat=self.beats.append,
             announced=lambda: None,
             alarm=self.alarms.append,

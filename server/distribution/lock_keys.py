@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from pydantic import ValidationError
 from sqlalchemy import select
@@ -21,9 +22,9 @@ from schemas.reasons import Reason
 from server.clock import Clock
 from server.core.rotation import Picture
 from server.ingest.heads import Row
-from server.model.bindings import rekey, serves
+from server.model.bindings import rekey, serves, serving
 from server.store.model_tables import bindings, cards
-from server.store.rotations import put_picture
+from server.store.rotations import put_pictures
 
 BY_VERSION = frozenset(
     {
@@ -73,6 +74,7 @@ class LockKeys:
 
     async def project(self, connection: AsyncConnection, rows: Sequence[Row]) -> None:
         """Take note of what `rows` say, each agent of the locks it serves."""
+        told: dict[tuple[str, str], tuple[KeysHeld, datetime]] = {}
         for row in rows:
             event = row.link.event
             name = event_name(event.type)
@@ -80,7 +82,8 @@ class LockKeys:
                 continue
             try:
                 if name == "keys.held":
-                    await self._held(connection, row, KeysHeld.model_validate(event.data))
+                    held = KeysHeld.model_validate(event.data)
+                    told[row.source, held.domain] = held, event.time
                 elif name == "keys.refused":
                     refused = KeysRefused.model_validate(event.data)
                     self._news.refusals[row.source, refused.domain] = refused
@@ -90,14 +93,19 @@ class LockKeys:
                     await self._denied(connection, row)
             except ValidationError:
                 continue  # a newer agent's way to say it: kept as an event, and no more
+        if told:
+            await self._held(connection, told)
 
-    async def _held(self, connection: AsyncConnection, row: Row, told: KeysHeld) -> None:
-        if not await serves(connection, row.source, told.domain):
-            return  # nobody speaks for another's lock
-        await put_picture(connection, row.source, told, row.link.event.time)
-        self._news.pictures[row.source, told.domain] = Picture(
-            told.held, told.floor, told.preferred, told.accepted
-        )
+    async def _held(
+        self,
+        connection: AsyncConnection,
+        told: Mapping[tuple[str, str], tuple[KeysHeld, datetime]],
+    ) -> None:
+        theirs = await serving(connection, told)  # nobody speaks for another's lock
+        ours = {who: each for who, each in told.items() if who in theirs}
+        await put_pictures(connection, ours)
+        for who, (held, _) in ours.items():
+            self._news.pictures[who] = Picture(held.held, held.floor, held.preferred, held.accepted)
 
     async def _opened(self, connection: AsyncConnection, row: Row) -> None:
         event = row.link.event

@@ -75,7 +75,7 @@ class Policies:
         clock: Clock,
         metrics: CollectorRegistry,
         publish: Publish,
-        live: Callable[[], Collection[str]],
+        live: Callable[[str], bool],
         beat: Callable[[str], None],
         announced: Callable[[], None],
         alarm: Callable[[Refusal], None],
@@ -320,9 +320,8 @@ class Policies:
             agents = [await self._untold.get()]
             while len(agents) < AT_ONCE and not self._untold.empty():
                 agents.append(self._untold.get_nowait())
-            live = self._live()
             # who is away learns of it by the heartbeat when it is back
-            if there := [agent for agent in agents if agent in live]:
+            if there := [agent for agent in agents if self._live(agent)]:
                 await self._tell(there)
 
     async def _tell(self, agents: Collection[str]) -> None:

@@ -36,8 +36,8 @@ from server.keys.home import KeysError
 from server.store import rotations as rows
 
 LOOK_S = 1.0
-REST = 4.0
-"""How long it rests after a look, in looks: they take a fifth of the time at most."""
+REST = 19.0
+"""How long it rests after a look, in looks: they take a twentieth of the time."""
 OVERLAP = timedelta(days=30)
 ITSELF = "ostiary"
 """`by` of what a campaign does by itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import delete, insert, select, update
@@ -18,6 +19,18 @@ async def serves(connection: AsyncConnection, agent: str, domain: str) -> bool:
     """Whether a door of the agent is in the domain: no other agent's word on it counts."""
     query = select(doors.c.id).where(doors.c.agent == agent, doors.c.domain == domain).limit(1)
     return await connection.scalar(query) is not None
+
+
+async def serving(
+    connection: AsyncConnection, pairs: Collection[tuple[str, str]]
+) -> set[tuple[str, str]]:
+    """Those of these agents and domains of which an agent `serves` the domain."""
+    query = (
+        select(doors.c.agent, doors.c.domain)
+        .where(doors.c.agent.in_({agent for agent, _ in pairs}))
+        .where(doors.c.domain.in_({domain for _, domain in pairs}))
+    )
+    return {(agent, domain) for agent, domain in await connection.execute(query)} & {*pairs}
 
 
 async def is_bound(connection: AsyncConnection, card: str, domain: str) -> bool:

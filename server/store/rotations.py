@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy import Row, bindparam, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.event_data import KeysHeld
@@ -62,24 +62,33 @@ async def raise_own_floor(connection: AsyncConnection, domain: str, floor: int) 
     await put_versions(connection, domain, replace(before, floor=max(before.floor, floor)))
 
 
-async def put_picture(
-    connection: AsyncConnection, agent: str, told: KeysHeld, time: datetime
+async def put_pictures(
+    connection: AsyncConnection, told: Mapping[tuple[str, str], tuple[KeysHeld, datetime]]
 ) -> None:
-    """What an agent says it has: its word that came last, for its clock may have been wrong."""
-    ours = (lock_keys.c.agent == agent) & (lock_keys.c.domain == told.domain)
-    await connection.execute(delete(lock_keys).where(ours))
+    """What agents say they have of domains: the word of each that came last, not the newest.
+
+    An agent's clock may have been wrong.
+    """
+    if not told:
+        return
+    whose = (lock_keys.c.agent == bindparam("of")) & (lock_keys.c.domain == bindparam("its"))
     await connection.execute(
-        insert(lock_keys).values(
-            agent=agent,
-            domain=told.domain,
-            esam=told.esam,
-            held=json.dumps({v: checks.model_dump() for v, checks in told.held.items()}),
-            floor=told.floor,
-            preferred=told.preferred,
-            accepted=json.dumps(list(told.accepted)),
-            time_us=microseconds(time),
-        )
+        delete(lock_keys).where(whose), [{"of": agent, "its": domain} for agent, domain in told]
     )
+    values = [
+        {
+            "agent": agent,
+            "domain": domain,
+            "esam": held.esam,
+            "held": json.dumps({v: checks.model_dump() for v, checks in held.held.items()}),
+            "floor": held.floor,
+            "preferred": held.preferred,
+            "accepted": json.dumps(list(held.accepted)),
+            "time_us": microseconds(time),
+        }
+        for (agent, domain), (held, time) in told.items()
+    ]
+    await connection.execute(insert(lock_keys), values)
 
 
 async def read_pictures(connection: AsyncConnection, domain: str) -> dict[str, Picture]:
