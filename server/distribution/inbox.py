@@ -41,6 +41,8 @@ BURST = 160.0
 _STRANGERS = 8
 """How many times an agent's share the names have together that no agent has."""
 _BATCH = 64
+GATHER_S = 0.01
+"""How long the first of some messages waits for others: one errand of a thread serves them all."""
 
 log = structlog.get_logger(__name__)
 
@@ -160,6 +162,7 @@ class Inbox:
         while not self._turns:
             self._wake.clear()
             await self._wake.wait()
+            await asyncio.sleep(GATHER_S)
         taken: list[tuple[str, bytes]] = []
         while self._turns and len(taken) < _BATCH:
             lane = self._turns.popleft()
