@@ -43,7 +43,8 @@ from server.store.model_tables import bindings
 DOMAIN = "zone"
 OFFLINE, CRASHES = 0.01, 0.01
 TAPS_PER_S = 20.0
-LOOK_S = 0.5
+LOOK_S = 2.0
+"""Each look has the server count all locks: often would be a load of its own."""
 PATIENCE_S = 1800.0
 BAR_S = 600.0
 PACKAGES, BATCH = 2_048, 64
