@@ -312,6 +312,6 @@ def _request(serial: str) -> KeyRequest:
         domain=DOMAIN,
         index=1,
         version=1,
-        item=Item.AUTH,
+        item=Item.KEYS,
         challenge=secrets.token_hex(16),
     )

@@ -52,10 +52,7 @@ def info(reader: ReaderOption = None, virtual: VirtualOption = None) -> None:
         "domains": {
             index: {
                 "floor": table.floor,
-                "versions": {
-                    version: {purpose.name.lower(): check.hex() for purpose, check in keys.items()}
-                    for version, keys in table.versions.items()
-                },
+                "versions": {v: checks.model_dump() for v, checks in table.versions.items()},
             }
             for index, table in tables.items()
         },

@@ -11,8 +11,8 @@ from edge_agent.files import read_kek, write_private
 from edge_agent.secure_element.esam_chip import ChallengeOver, Esam, Lend, Loan, PackageRefused
 from edge_agent.secure_element.esam_layout import INDEXES, KeyTable, State
 from edge_agent.virtual.esam_os import VirtualEsam
-from schemas.esam import CLA_SECURE, SERIAL_BYTES, WRITE_KEY, check_value
-from schemas.esam_issue import CONTROL_KEY, ControlKey
+from schemas.esam import CLA_SECURE, CONTROL_KEY, SERIAL_BYTES, WRITE_KEY, check_value
+from schemas.esam_issue import ControlKey
 from schemas.esam_issued import BadIssuingFile, IssuedEsam
 from schemas.suites import SuiteName, suite
 from schemas.suites.suite import KEY_BYTES

@@ -227,7 +227,7 @@ class Keying:
         item, version = step.item, step.version
         if item in progress.taken:
             raise _NotDone(
-                "wrong_key", f"the ESAM took {item} of version {version}, and shows another key"
+                "wrong_key", f"the ESAM took {item} of version {version}, and shows something else"
             )
         if progress.asked[item] == TRIES:
             raise _NotDone("not_given", f"{item} of version {version} did not come or get in")
@@ -237,11 +237,11 @@ class Keying:
         package = await self._packages.ask(esam, order.domain, item, version, patience_s)
         if package is None:
             return
-        if package.check_value != (ordered := _ordered(order, item)):
+        if item is Item.KEYS and package.check_values != order.check_values:
             raise _NotDone(
                 "wrong_key",
-                f"{item} of version {version} is {package.check_value}, and not the key that was"
-                f" ordered ({ordered})",
+                f"the keys of version {version} have the check values {package.check_values}, and"
+                f" not those that were ordered ({order.check_values})",
             )
         place = KeyPlace(esam.serial, package.index, item, version)
         challenge, body = bytes.fromhex(package.challenge), bytes.fromhex(package.body)
@@ -289,13 +289,6 @@ def _step(order: StageOrder, held: Holding) -> Ask | Draw | Erase | None:
     if isinstance(step, Refuse):
         raise _NotDone(step.reason, step.detail)
     return None if isinstance(step, Done) else step
-
-
-def _ordered(order: StageOrder, item: Item) -> str | None:
-    if item is Item.FLOOR or order.check_values is None:
-        return None
-    value: str = getattr(order.check_values, item.value)
-    return value
 
 
 def _change(element: SoftwareElement, step: Draw | Erase, random: RandomBytes) -> None:

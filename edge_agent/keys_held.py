@@ -19,7 +19,6 @@ from edge_agent.secure_element.esam_chip import Esam
 from edge_agent.secure_element.esam_layout import KeyTable
 from edge_agent.secure_element.software import SoftwareElement
 from edge_agent.trust_store import TrustStore
-from schemas.keys import Item
 from schemas.policy import DoorSettings
 from schemas.suites import SuiteName
 
@@ -91,7 +90,7 @@ class KeysHeld:
             "domain": domain,
             "suite": suite,
             "esam": None if esam is None else esam.serial.hex(),
-            "held": holding.whole(),
+            "held": holding.versions,
             "floor": holding.floor,
             "preferred": 1 if asked is None else asked.key_version,
             "accepted": () if asked is None else asked.accepted_key_versions,
@@ -106,20 +105,12 @@ class KeysHeld:
 
 def on_chip(table: KeyTable) -> Holding:
     """What an ESAM has of one domain."""
-    versions = {
-        version: {Item[purpose.name]: value.hex() for purpose, value in checks.items()}
-        for version, checks in table.versions.items()
-    }
-    return Holding(max(1, table.floor), versions)
+    return Holding(max(1, table.floor), table.versions)
 
 
 def in_software(element: SoftwareElement) -> Holding:
     """What a lock's own secret has."""
-    versions = {
-        version: {Item(name): str(value) for name, value in checks.model_dump().items()}
-        for version, checks in element.check_values().items()
-    }
-    return Holding(element.floor, versions, draws=True)
+    return Holding(element.floor, element.check_values(), draws=True)
 
 
 def _goes_without_saying(held: dict[str, Any]) -> bool:

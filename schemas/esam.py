@@ -1,13 +1,14 @@
-"""What key authority and ESAM agree on: how a key gets in, and nobody else can put one there.
+"""What key authority and ESAM agree on: how keys get in, and nobody else can put one there.
 
     data = index || C || MAC
-    C    = CBC(K_enc, IV 0, key)               one block; nothing for RAISE FLOOR
-    MAC  = first 8 bytes of CMAC(K_mac, CLA INS P1 P2 || serial (8) || index || Lc || C)
+    C    = CBC(K_enc, IV 0, auth || admit || maintain)      nothing for RAISE FLOOR
+    MAC  = first 8 bytes of CMAC(K_mac, CLA INS P1 P2 || serial (8) || index || L || C)
 
 K_enc and K_mac are those of `schemas.secure_messaging`, from the ESAM's control key and challenge.
 A key is always one block, so it has neither length nor padding: a token that never shows a key can
-still wrap it in this form (PKCS #11, `CKM_AES_CBC`). Lc counts C and MAC. The MAC covers the
-command, the place it writes to, and which ESAM it is for, though the control key says that too.
+still wrap the three in this form, each chained to the one before (PKCS #11, `CKM_AES_CBC`). L
+counts C and MAC. The MAC covers the command, the place it writes to, and which ESAM it is for,
+though the control key says that too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 
-from schemas.keys import Item
+from schemas.keys import CheckValues, Item, Purpose
 from schemas.secure_messaging import MAC_BYTES, BadProtection, message_mac, session_key
 from schemas.suites import Suite
 from schemas.suites.suite import BLOCK_BYTES, KEY_BYTES
@@ -26,6 +27,8 @@ CHECK_VALUE_BYTES = 3
 CLA_SECURE = 0x84
 WRITE_KEY = 0xD4
 RAISE_FLOOR = 0xD6
+CONTROL_KEY, VERSION_KEYS, LENT_KEY = range(3)
+"""P1 of WRITE KEY. The control key and lent keys are in `schemas.esam_issue`."""
 _ZERO_IV = bytes(BLOCK_BYTES)  # each challenge has its own key, so no IV is used twice with one
 
 
@@ -40,15 +43,14 @@ class KeyPlace:
 
     @property
     def header(self) -> bytes:
-        """CLA INS P1 P2: WRITE KEY with purpose and version, or RAISE FLOOR with 0 and version."""
-        purpose = self.item.purpose
-        if purpose is None:
+        """CLA INS P1 P2."""
+        if self.item is Item.FLOOR:
             return bytes((CLA_SECURE, RAISE_FLOOR, 0, self.version))
-        return bytes((CLA_SECURE, WRITE_KEY, purpose, self.version))
+        return bytes((CLA_SECURE, WRITE_KEY, VERSION_KEYS, self.version))
 
     @property
     def bound(self) -> bytes:
-        """What the MAC covers before Lc."""
+        """What the MAC covers before L."""
         if len(self.serial) != SERIAL_BYTES:
             raise ValueError(f"an ESAM's serial is {SERIAL_BYTES} bytes, not {len(self.serial)}")
         return self.header + self.serial + bytes((self.index,))
@@ -56,21 +58,21 @@ class KeyPlace:
     @property
     def key_bytes(self) -> int:
         """The length of what is enciphered."""
-        return 0 if self.item is Item.FLOOR else KEY_BYTES
+        return 0 if self.item is Item.FLOOR else KEY_BYTES * len(Purpose)
 
 
 def seal_for_esam(
-    suite: Suite, control_key: bytes, challenge: bytes, place: KeyPlace, key: bytes
+    suite: Suite, control_key: bytes, challenge: bytes, place: KeyPlace, keys: bytes
 ) -> bytes:
-    """The data of the command; `key` is empty for RAISE FLOOR.
+    """The data of the command; `keys` is auth || admit || maintain, empty for RAISE FLOOR.
 
-    Raises ValueError for a challenge or key of another length.
+    Raises ValueError for a challenge or keys of another length.
     """
     if len(challenge) != CHALLENGE_BYTES:
         raise ValueError(f"an ESAM's challenge is {CHALLENGE_BYTES} bytes, not {len(challenge)}")
-    if len(key) != place.key_bytes:
-        raise ValueError(f"{place.item} does not take {len(key)} bytes")
-    enciphered = suite.encrypt_cbc(session_key(suite, control_key, 1, challenge), _ZERO_IV, key)
+    if len(keys) != place.key_bytes:
+        raise ValueError(f"{place.item} does not take {len(keys)} bytes")
+    enciphered = suite.encrypt_cbc(session_key(suite, control_key, 1, challenge), _ZERO_IV, keys)
     mac = message_mac(suite, control_key, challenge, place.bound, enciphered)
     return bytes((place.index,)) + enciphered + mac
 
@@ -78,7 +80,7 @@ def seal_for_esam(
 def open_in_esam(
     suite: Suite, control_key: bytes, challenge: bytes, place: KeyPlace, data: bytes
 ) -> bytes:
-    """The key that `seal_for_esam` was given: what an ESAM does with the data of the command.
+    """The keys that `seal_for_esam` was given: what an ESAM does with the data of the command.
 
     Raises BadProtection; the MAC is checked before all else.
     """
@@ -94,3 +96,14 @@ def open_in_esam(
 def check_value(suite: Suite, key: bytes) -> bytes:
     """The first 3 bytes of the zero block under `key`."""
     return suite.encrypt_block(key, bytes(BLOCK_BYTES))[:CHECK_VALUE_BYTES]
+
+
+def key_of(keys: bytes, purpose: Purpose) -> bytes:
+    """One of the three keys of a version, of auth || admit || maintain."""
+    return keys[(purpose - 1) * KEY_BYTES : purpose * KEY_BYTES]
+
+
+def check_values(suite: Suite, keys: bytes) -> CheckValues:
+    """Those of auth || admit || maintain."""
+    checks = {p.name.lower(): check_value(suite, key_of(keys, p)).hex() for p in Purpose}
+    return CheckValues(**checks)

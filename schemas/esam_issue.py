@@ -3,7 +3,7 @@
 Each is a WRITE KEY whose data is index || C || MAC, where C is whole blocks under the session key:
 
     control key   P1 00, index 0       C of: the new control key
-    lent key      P1 04, the domain's  C of: card id (8) || zeros (8) || the card's transport key
+    lent key      P1 02, the domain's  C of: card id (8) || zeros (8) || the card's transport key
 
 A lent key is for binding one card once. Without it an ESAM enciphers no key for a card that has
 none yet: who may name the key it is enciphered under could read it.
@@ -14,13 +14,18 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 
-from schemas.esam import CHALLENGE_BYTES, CLA_SECURE, SERIAL_BYTES, WRITE_KEY
+from schemas.esam import (
+    CHALLENGE_BYTES,
+    CLA_SECURE,
+    CONTROL_KEY,
+    LENT_KEY,
+    SERIAL_BYTES,
+    WRITE_KEY,
+)
 from schemas.secure_messaging import MAC_BYTES, BadProtection, message_mac, session_key
 from schemas.suites import Suite
 from schemas.suites.suite import BLOCK_BYTES, CARD_ID_BYTES, KEY_BYTES
 
-CONTROL_KEY, LENT_KEY = 0, 4
-"""P1 of WRITE KEY besides the purposes."""
 _FILL = bytes(BLOCK_BYTES - CARD_ID_BYTES)
 _ZERO_IV = bytes(BLOCK_BYTES)  # each challenge has its own key, so no IV is used twice with one
 
@@ -43,7 +48,7 @@ class ControlKey:
     def lend(
         self, challenge: bytes, *, index: int, version: int, card_id: bytes, transport_key: bytes
     ) -> bytes:
-        """The data of 84 D4 04 `version`: that version may be written to this one card."""
+        """The data of 84 D4 02 `version`: that version may be written to this one card."""
         blocks = b"".join(lent_blocks(card_id, transport_key))
         return self._seal(challenge, LENT_KEY, version, index=index, blocks=blocks)
 

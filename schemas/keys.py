@@ -1,4 +1,4 @@
-"""Key packages: how a key gets from the key authority into one ESAM, and into no other.
+"""Key packages: how keys get from the key authority into one ESAM, and into no other.
 
 The agent asks with a fresh challenge of its ESAM. What comes back is enciphered and authenticated
 under that ESAM's control key and that challenge (`schemas.esam`), and signed by the `keys` role. So
@@ -58,20 +58,14 @@ class Purpose(IntEnum):
 class Item(StrEnum):
     """What a package does to an ESAM."""
 
-    AUTH = "auth"
-    ADMIT = "admit"
-    MAINTAIN = "maintain"
+    KEYS = "keys"
+    """Write the three keys of the version, all at once."""
     FLOOR = "floor"
     """Raise the domain's floor to the version: those below are erased, and can't come back."""
 
-    @property
-    def purpose(self) -> Purpose | None:
-        """Which key it writes; none: it writes no key."""
-        return None if self is Item.FLOOR else Purpose[self.name]
 
-
-KEY_BODY_BYTES = 1 + 16 + 8
-"""Domain index, one enciphered key, MAC."""
+KEYS_BODY_BYTES = 1 + 48 + 8
+"""Domain index, the three enciphered keys, MAC."""
 FLOOR_BODY_BYTES = 1 + 8
 """Domain index and MAC: a floor is no secret."""
 
@@ -90,7 +84,7 @@ class KeyRequest(Statement):
     """An agent asks for one package. `counter` counts within the session.
 
     One challenge serves one package, for an ESAM forgets its challenge with every command that
-    uses it: a version takes three requests.
+    uses it. One package has all keys of a version.
     """
 
     purpose: Literal["key-request"] = "key-request"
@@ -117,7 +111,7 @@ class KeyPackage(Statement):
     version: KeyVersion
     item: Item
     challenge: ChallengeHex
-    check_value: CheckValue | None = Field(description="none for a floor")
+    check_values: CheckValues | None = Field(description="none for a floor")
     body: Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{2})+$", max_length=510)] = Field(
         description="data of WRITE KEY or of RAISE FLOOR, in hex"
     )
@@ -126,10 +120,10 @@ class KeyPackage(Statement):
     def _whole(self) -> KeyPackage:
         if self.expires is None or not (timedelta() < self.expires - self.issued <= PACKAGE_LIFE):
             raise ValueError(f"a package expires within {PACKAGE_LIFE.seconds} s")
-        writes_key = self.item is not Item.FLOOR
-        if writes_key != (self.check_value is not None):
-            raise ValueError("a package has a check value if it writes a key")
-        length = KEY_BODY_BYTES if writes_key else FLOOR_BODY_BYTES
+        writes_keys = self.item is Item.KEYS
+        if writes_keys != (self.check_values is not None):
+            raise ValueError("a package has check values if it writes keys")
+        length = KEYS_BODY_BYTES if writes_keys else FLOOR_BODY_BYTES
         body = bytes.fromhex(self.body)
         if len(body) != length or body[0] != self.index:
             raise ValueError(f"the body is {length} bytes long, and the first is the index")

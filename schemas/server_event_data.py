@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, Field, StringConstraints
 
 from schemas.command import CommandId
 from schemas.event_data import EventData
-from schemas.keys import CheckValue, CheckValues, EsamSerial, Item, KeyVersion
+from schemas.keys import CheckValues, EsamSerial, Item, KeyVersion
 from schemas.names import CardId, DigestHex, Name
 from schemas.transport import TransportSource
 
@@ -145,7 +145,7 @@ class KeyPackageMade(ServerData):
     item: Item
     esam: EsamSerial
     agent: Name
-    check_value: CheckValue | None = Field(description="none for a floor")
+    check_values: CheckValues | None = Field(description="none for a floor")
 
 
 class EsamChanged(ServerData):

@@ -17,23 +17,14 @@ Reason = Literal["unavailable", "worn_out", "full", "not_given", "wrong_key", "f
 
 @dataclass(frozen=True)
 class Holding:
-    """What was read from the element: its floor, and each version's check values by purpose.
+    """What was read from the element: its floor, and each version's check values.
 
-    A version that lacks some of the three is there in part. `draws`: the element makes the domain's
-    secrets itself, and takes none from anybody.
+    `draws`: the element makes the domain's secrets itself, and takes none from anybody.
     """
 
     floor: KeyVersion
-    versions: Mapping[KeyVersion, Mapping[Item, str]]
+    versions: Mapping[KeyVersion, CheckValues]
     draws: bool = False
-
-    def whole(self) -> dict[KeyVersion, CheckValues]:
-        """The versions that have all three keys."""
-        return {
-            version: CheckValues(**{item.value: value for item, value in checks.items()})
-            for version, checks in self.versions.items()
-            if len(checks) == len(_KEYS)
-        }
 
 
 @dataclass(frozen=True)
@@ -72,11 +63,10 @@ class Refuse:
 
 
 Next = Ask | Draw | Erase | Done | Refuse
-_KEYS = (Item.AUTH, Item.ADMIT, Item.MAINTAIN)
 
 
 def next_step(order: StageOrder, held: Holding) -> Next:
-    """The next step. The floor comes last: nothing is erased before what follows it is whole."""
+    """The next step. The floor comes last: nothing is erased before what follows it is there."""
     if order.version < held.floor:
         return Refuse("failed", f"version {order.version} is below the floor {held.floor}")
     if held.draws != (order.check_values is None):
@@ -97,12 +87,11 @@ def _draw(order: StageOrder, held: Holding) -> Next | None:
 
 def _ask(order: StageOrder, held: Holding) -> Next | None:
     there = held.versions.get(order.version)
+    if there == order.check_values:
+        return None
     if there is None and (full := _full(held)):
         return full
-    for item in _KEYS:
-        if (there or {}).get(item) != getattr(order.check_values, item.value):
-            return Ask(item, order.version)
-    return None
+    return Ask(Item.KEYS, order.version)
 
 
 def _full(held: Holding) -> Refuse | None:

@@ -3,7 +3,7 @@
 It keeps to the rules that count between it and the key authority: a package is opened with its own
 control key (`schemas.esam`), a challenge serves once, the floor never goes down, and what was
 written stays through a loss of power. It has no secure messaging with a lock, no slots of memory
-that wear out, and it forgets a key once it knows its check value, so no card opens by it.
+that wear out, and it forgets keys once it knows their check values, so no card opens by it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import secrets
 from dataclasses import dataclass, field
 
 from edge_agent.core.key_staging import Holding
-from schemas.esam import CHALLENGE_BYTES, KeyPlace, check_value, open_in_esam
-from schemas.keys import Item
+from schemas.esam import CHALLENGE_BYTES, KeyPlace, check_values, open_in_esam
+from schemas.keys import CheckValues, Item
 from schemas.secure_messaging import BadProtection
 from schemas.suites import SuiteName, suite
 
@@ -30,13 +30,13 @@ class Chip:
     suite: SuiteName
     control_key: bytes = field(repr=False)
     floor: int = 1
-    versions: dict[int, dict[Item, str]] = field(default_factory=dict)
+    versions: dict[int, CheckValues] = field(default_factory=dict)
     _challenge: bytes | None = None
 
     @property
     def held(self) -> frozenset[int]:
-        """The versions that it has whole."""
-        return frozenset(self.holding.whole())
+        """The versions that it has."""
+        return frozenset(self.versions)
 
     @property
     def holding(self) -> Holding:
@@ -55,15 +55,14 @@ class Chip:
             raise BadProtection("there is no challenge")
         place = KeyPlace(self.serial, INDEX, item, version)
         algorithms = suite(self.suite)
-        key = open_in_esam(algorithms, self.control_key, challenge, place, body)
+        keys = open_in_esam(algorithms, self.control_key, challenge, place, body)
         if version < self.floor:
             raise BadProtection(f"version {version} is below the floor {self.floor}")
         if item is Item.FLOOR:
             self.floor = version
-            self.versions = {v: keys for v, keys in self.versions.items() if v >= version}
+            self.versions = {v: checks for v, checks in self.versions.items() if v >= version}
         else:
-            keys = self.versions.setdefault(version, {})
-            keys[item] = check_value(algorithms, key).hex()
+            self.versions[version] = check_values(algorithms, keys)
 
     def power_cut(self) -> None:
         """Forget what is not kept."""

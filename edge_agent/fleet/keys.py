@@ -29,8 +29,8 @@ from schemas.topics import KEYS
 ANSWER_S = timedelta(seconds=20)
 """How long a package may take until it is asked for again."""
 TRIES = 3
-MOST_STEPS = 8
-"""An order takes so many messages and writes, about: a crash comes before one of them."""
+STEPS = 3
+"""A package is asked for, comes, and is in the chip: a crash comes before one, or after all."""
 
 
 class Lock(Protocol):
@@ -77,7 +77,7 @@ class MemberKeys:
         self._order, self._question, self._tries = order, None, 0
         self._steps_left = None
         if self._random.random() < self._crashes:
-            self._steps_left = self._random.randrange(MOST_STEPS)
+            self._steps_left = self._random.randrange(STEPS)
         self._go_on(now)
 
     def packaged(self, payload: bytes, now: datetime) -> None:
@@ -120,7 +120,7 @@ class MemberKeys:
             "domain": settings.domain,
             "suite": settings.suite,
             "esam": self.chip.serial.hex(),
-            "held": {version: c.model_dump() for version, c in holding.whole().items()},
+            "held": {version: c.model_dump() for version, c in holding.versions.items()},
             "floor": holding.floor,
             "preferred": settings.key_version,
             "accepted": list(settings.accepted_key_versions),

@@ -35,11 +35,9 @@ class EsamElement:
 
     @property
     def held(self) -> frozenset[int] | None:
-        """The versions that were whole when the chip's key table was last read."""
+        """The versions that were there when the chip's key table was last read."""
         table = self._esam.tables.get(self._index)
-        if table is None:
-            return None
-        return frozenset(v for v, checks in table.versions.items() if len(checks) == len(Purpose))
+        return None if table is None else frozenset(table.versions)
 
     async def admit(self, card_id: bytes, version: int, card_challenge: bytes) -> bytes:
         """The challenge under the card's `admit` key."""

@@ -20,8 +20,7 @@ from edge_agent.secure_element import esam_layout
 from edge_agent.secure_element.esam_layout import Identity, KeyTable, State
 from edge_agent.secure_element.esam_slots import EsamChannel, EsamSlot, SlotEmpty
 from edge_agent.secure_element.port import ElementUnavailable
-from schemas.esam import CHALLENGE_BYTES, CLA_SECURE, SERIAL_BYTES, WRITE_KEY
-from schemas.esam_issue import LENT_KEY
+from schemas.esam import CHALLENGE_BYTES, CLA_SECURE, LENT_KEY, SERIAL_BYTES, WRITE_KEY
 from schemas.suites import SuiteName
 
 Result = TypeVar("Result")

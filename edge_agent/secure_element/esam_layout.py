@@ -13,7 +13,7 @@ from enum import IntEnum
 from edge_agent.card import layout, tlv
 from edge_agent.card.apdu import MalformedApdu
 from schemas.esam import CHECK_VALUE_BYTES, SERIAL_BYTES
-from schemas.keys import MAX_DOMAIN_INDEX, Purpose
+from schemas.keys import MAX_DOMAIN_INDEX, CheckValues, Purpose
 from schemas.suites import SuiteName
 
 AID = b"\xf0OSTY\x02ESAM"
@@ -109,9 +109,6 @@ class State:
         return cls(data[:8], suites[data[8]], data[10], data[11:14], data[14])
 
 
-CheckValues = Mapping[Purpose, bytes]
-
-
 @dataclass(frozen=True)
 class KeyTable:
     """What GET DATA tells of one domain's keys: which there are, never what they are."""
@@ -120,10 +117,9 @@ class KeyTable:
     versions: Mapping[int, CheckValues]
 
     def encode(self) -> bytes:
-        """Floor, then 11 bytes a version: number, bits of the keys present, check values."""
+        """Floor, then 10 bytes a version: number, check values."""
         entries = [
-            bytes((version, sum(1 << purpose - 1 for purpose in checks)))
-            + b"".join(checks.get(purpose, bytes(CHECK_VALUE_BYTES)) for purpose in Purpose)
+            bytes((version,)) + bytes.fromhex(checks.auth + checks.admit + checks.maintain)
             for version, checks in sorted(self.versions.items())
         ]
         return bytes((self.floor,)) + b"".join(entries)
@@ -131,15 +127,14 @@ class KeyTable:
     @classmethod
     def decode(cls, data: bytes) -> KeyTable:
         """Raises MalformedApdu."""
-        size = 2 + CHECK_VALUE_BYTES * len(Purpose)
+        size = 1 + CHECK_VALUE_BYTES * len(Purpose)
         if len(data) % size != 1:
             raise MalformedApdu(f"a key table is {len(data)} bytes long")
         versions = {}
         for at in range(1, len(data), size):
-            version, present, checks = data[at], data[at + 1], data[at + 2 : at + size]
-            versions[version] = {
-                purpose: checks[CHECK_VALUE_BYTES * (purpose - 1) : CHECK_VALUE_BYTES * purpose]
-                for purpose in Purpose
-                if present & 1 << purpose - 1
-            }
+            auth, admit, maintain = (
+                data[start : start + CHECK_VALUE_BYTES].hex()
+                for start in range(at + 1, at + size, CHECK_VALUE_BYTES)
+            )
+            versions[data[at]] = CheckValues(auth=auth, admit=admit, maintain=maintain)
         return cls(data[0], versions)

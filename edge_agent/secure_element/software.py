@@ -14,7 +14,7 @@ from pathlib import Path
 from edge_agent.files import write_private
 from edge_agent.secure_element.port import ElementUnavailable, Purpose
 from schemas.errors import BadSignature
-from schemas.esam import check_value
+from schemas.esam import check_values
 from schemas.keys import MAX_VERSIONS, CheckValues
 from schemas.sealed import seal_secret, unseal_secret
 from schemas.secure_messaging import protect
@@ -81,12 +81,7 @@ class SoftwareElement:
     def check_values(self) -> dict[int, CheckValues]:
         """By which each version is known."""
         return {
-            version: CheckValues(
-                **{
-                    purpose.name.lower(): check_value(self._suite, secrets[purpose]).hex()
-                    for purpose in Purpose
-                }
-            )
+            version: check_values(self._suite, b"".join(secrets[p] for p in Purpose))
             for version, secrets in self._versions.items()
         }
 

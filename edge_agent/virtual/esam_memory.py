@@ -11,10 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from edge_agent.secure_element.esam_layout import ERROR_LIMIT
 from edge_agent.virtual.chip import BadImage
-from schemas.keys import DomainIndex, EsamSerial, KeyVersion, Purpose
+from schemas.keys import DomainIndex, EsamSerial, KeyVersion
 from schemas.suites import SuiteName
-
-Keys = Mapping[Purpose, bytes]
 
 
 @dataclass(frozen=True)
@@ -22,11 +20,11 @@ class Domain:
     """The keys of one domain by version, and the floor below which none can be."""
 
     floor: int = 0
-    versions: Mapping[int, Keys] = field(default_factory=dict, repr=False)
+    versions: Mapping[int, bytes] = field(default_factory=dict, repr=False)
+    """auth || admit || maintain: a version has all three, or is not there."""
 
-    def with_key(self, version: int, purpose: Purpose, key: bytes) -> Domain:
-        """With one key added or replaced."""
-        keys = {**self.versions.get(version, {}), purpose: key}
+    def with_keys(self, version: int, keys: bytes) -> Domain:
+        """With one version added or replaced."""
         return replace(self, versions={**self.versions, version: keys})
 
     def raised_to(self, floor: int) -> Domain:
@@ -57,10 +55,7 @@ class EsamImage:
         domains = {
             str(index): {
                 "floor": domain.floor,
-                "versions": {
-                    str(version): {str(int(p)): key.hex() for p, key in keys.items()}
-                    for version, keys in domain.versions.items()
-                },
+                "versions": {str(v): keys.hex() for v, keys in domain.versions.items()},
             }
             for index, domain in self.domains.items()
         }
@@ -85,11 +80,7 @@ class EsamImage:
             raise BadImage("not the memory of a virtual ESAM") from None
         domains = {
             index: Domain(
-                domain.floor,
-                {
-                    version: {Purpose(p): bytes.fromhex(key) for p, key in keys.items()}
-                    for version, keys in domain.versions.items()
-                },
+                domain.floor, {v: bytes.fromhex(keys) for v, keys in domain.versions.items()}
             )
             for index, domain in kept.domains.items()
         }
@@ -104,6 +95,7 @@ class EsamImage:
 
 
 KeyHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+KeysHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{96}$")]
 
 
 class _Part(BaseModel):
@@ -112,7 +104,7 @@ class _Part(BaseModel):
 
 class _KeptDomain(_Part):
     floor: int = Field(ge=0, le=255)
-    versions: dict[KeyVersion, dict[Purpose, KeyHex]]
+    versions: dict[KeyVersion, KeysHex]
 
 
 class _Kept(_Part):

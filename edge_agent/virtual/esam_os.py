@@ -25,15 +25,24 @@ from edge_agent.secure_element.esam_layout import (
 from edge_agent.virtual.chip import Chip, Refusal, Tear
 from edge_agent.virtual.esam_memory import Domain, EsamImage
 from schemas import esam
-from schemas.esam import CHALLENGE_BYTES, SERIAL_BYTES, check_value
-from schemas.esam_issue import CONTROL_KEY, LENT_KEY, ControlKey, lent
+from schemas.esam import (
+    CHALLENGE_BYTES,
+    CONTROL_KEY,
+    LENT_KEY,
+    SERIAL_BYTES,
+    VERSION_KEYS,
+    check_value,
+    check_values,
+    key_of,
+)
+from schemas.esam_issue import ControlKey, lent
 from schemas.keys import MAX_VERSIONS, Purpose
 from schemas.secure_messaging import MAC_BYTES, BadProtection, protect
 from schemas.suites import RandomBytes, SuiteName, suite
 from schemas.suites.suite import BLOCK_BYTES, CARD_ID_BYTES, KEY_BYTES
 
 HEADER_BYTES = 4
-_BLOCKS_TO_WRITE: dict[int, int] = {CONTROL_KEY: 1, LENT_KEY: 2, **dict.fromkeys(Purpose, 1)}
+_BLOCKS_TO_WRITE = {CONTROL_KEY: 1, VERSION_KEYS: len(Purpose), LENT_KEY: 2}
 _BLOCKS_TO_RAISE = {0: 0}
 """How many enciphered blocks a protected command has, by its P1."""
 
@@ -142,10 +151,7 @@ class EsamOs:
         if command.p1 != esam_layout.KEY_TABLE or command.p2 not in INDEXES:
             raise Refusal(StatusWord.WRONG_PARAMETERS)
         domain = image.domains.get(command.p2, Domain())
-        checks = {
-            version: {purpose: check_value(self._suite, key) for purpose, key in keys.items()}
-            for version, keys in domain.versions.items()
-        }
+        checks = {v: check_values(self._suite, keys) for v, keys in domain.versions.items()}
         return KeyTable(domain.floor, checks).encode()
 
     def _init_for_crypt(self, command: Command) -> bytes:
@@ -159,10 +165,10 @@ class EsamOs:
         return b""
 
     def _card_key(self, index: int, version: int, purpose: Purpose, card_id: bytes) -> bytes:
-        secret = self._image.domains.get(index, Domain()).versions.get(version, {}).get(purpose)
-        if secret is None:
+        keys = self._image.domains.get(index, Domain()).versions.get(version)
+        if keys is None:
             raise Refusal(StatusWord.KEY_NOT_FOUND)
-        return self._suite.diversify(secret, card_id)
+        return self._suite.diversify(key_of(keys, purpose), card_id)
 
     def _crypt(self, command: Command, chosen: _Chosen | None) -> bytes:
         if chosen is None:
@@ -266,7 +272,7 @@ class EsamOs:
             self._lent = _Lent(index, version, *loan)  # gone with the power
             return image
         _require(version >= domain.floor, StatusWord.CONDITIONS_NOT_SATISFIED)
-        changed = domain.with_key(version, Purpose(command.p1), blocks)
+        changed = domain.with_keys(version, blocks)
         _require(len(changed.versions) <= MAX_VERSIONS, StatusWord.MEMORY_FULL)
         return image.with_domain(index, changed)
 

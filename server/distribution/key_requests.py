@@ -28,7 +28,7 @@ from server.keys.home import HomeUnavailable
 from server.keys.issuing import Asked, Issuer
 
 BURST, RATE_S = 64.0, 0.5
-"""Packages of one agent: each is an event for ever. Staging a version of a domain takes three."""
+"""Packages of one agent: each is an event for ever. Staging a version of a domain takes one."""
 BATCH = 64
 """Answered by one transaction, at most."""
 

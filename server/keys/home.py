@@ -38,7 +38,7 @@ class NewVersion:
 
 @dataclass(frozen=True)
 class Source:
-    """Which version of which domain a key is taken from, as the database keeps it."""
+    """Which version of which domain keys are taken from, as the database keeps it."""
 
     domain: str
     suite: SuiteName
@@ -76,8 +76,8 @@ class KeyHome(Protocol):
 
     def package(
         self, source: Source, control: bytes, challenge: bytes, place: KeyPlace
-    ) -> tuple[bytes, bytes]:
-        """The data of WRITE KEY for `place` in an ESAM of the key's suite, and its check value."""
+    ) -> tuple[bytes, CheckValues]:
+        """The data of WRITE KEY for `place` in an ESAM of the keys' suite, and what is in it."""
 
     def floor(self, suite: SuiteName, control: bytes, challenge: bytes, place: KeyPlace) -> bytes:
         """The data of RAISE FLOOR."""

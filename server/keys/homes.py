@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from typing import ParamSpec, TypeVar
 
 from schemas.esam import KeyPlace
+from schemas.keys import CheckValues
 from schemas.suites import RandomBytes, SuiteName
 from server.clock import Clock
 from server.config import ServerConfig
@@ -84,7 +85,7 @@ class LateHome:
 
     def package(
         self, source: Source, control: bytes, challenge: bytes, place: KeyPlace
-    ) -> tuple[bytes, bytes]:
+    ) -> tuple[bytes, CheckValues]:
         """As the home itself."""
         return self._do(lambda home: home.package(source, control, challenge, place))
 

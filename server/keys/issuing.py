@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from schemas.keys import Item, KeyPackage, KeyRequest
+from schemas.keys import CheckValues, Item, KeyPackage, KeyRequest
 from schemas.server_event_data import KeyPackageMade
 from server.clock import Clock, microseconds
 from server.keys.authority import Domain, key_subject, read_domain
@@ -45,7 +45,7 @@ class _Grounds:
 @dataclass(frozen=True)
 class _Made:
     body: bytes
-    check_value: str | None
+    check_values: CheckValues | None
 
 
 class Issuer:
@@ -97,7 +97,7 @@ class Issuer:
                         each.request,
                         each.agent,
                         result.body,
-                        result.check_value,
+                        result.check_values,
                         issued=now,
                         counter=self._counter,
                     )
@@ -113,7 +113,7 @@ class Issuer:
             admit(grounds.esam, asked.request, asked.agent)
             if asked.request.item is Item.FLOOR:
                 return self._floor(grounds, asked.request)
-            return self._key(grounds, asked.request)
+            return self._keys(grounds, asked.request)
         except KeysError as error:
             return error
 
@@ -128,7 +128,7 @@ class Issuer:
         challenge = bytes.fromhex(request.challenge)
         return _Made(home.floor(esam.suite, esam.control, challenge, place_of(request)), None)
 
-    def _key(self, on: _Grounds, request: KeyRequest) -> _Made:
+    def _keys(self, on: _Grounds, request: KeyRequest) -> _Made:
         domain, esam = on.domain, on.esam
         version = domain.version(request.version)
         name = f"version {version.version} of key domain {domain.name}"
@@ -140,17 +140,17 @@ class Issuer:
                 f" {esam.home}: import the ESAM again, or make a new version"
             )
         home: KeyHome = self._homes.of(version.home)
-        body, check_value = home.package(
+        body, check_values = home.package(
             Source(domain.name, domain.suite, version.version, version.stored),
             esam.control,
             bytes.fromhex(request.challenge),
             place_of(request),
         )
-        if check_value.hex() != getattr(version.check_values, request.item.value):
+        if check_values != version.check_values:
             raise KeysError(
-                f"{name} is not the key it was made as: restore it from a backup. Nothing was sent"
+                f"{name} is not what it was made as: restore it from a backup. Nothing was sent"
             )
-        return _Made(body, check_value.hex())
+        return _Made(body, check_values)
 
 
 async def _grounds(
@@ -211,7 +211,7 @@ async def _record(
             item=request.item,
             esam=request.esam,
             agent=each.agent,
-            check_value=result.check_value,
+            check_values=result.check_values,
         )
         news.append(("keys.package_made", key_subject(request.domain), data))
     await announce_all(connection, news, now_us)

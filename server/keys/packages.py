@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from schemas.esam import KeyPlace
-from schemas.keys import PACKAGE_LIFE, KeyPackage, KeyRequest
+from schemas.keys import PACKAGE_LIFE, CheckValues, KeyPackage, KeyRequest
 
 
 def place_of(request: KeyRequest) -> KeyPlace:
@@ -20,7 +20,7 @@ def answer(
     request: KeyRequest,
     agent: str,
     body: bytes,
-    check_value: str | None,
+    check_values: CheckValues | None,
     *,
     issued: datetime,
     counter: int,
@@ -39,6 +39,6 @@ def answer(
         version=request.version,
         item=request.item,
         challenge=request.challenge,
-        check_value=check_value,
+        check_values=check_values,
         body=body.hex(),
     )

@@ -81,8 +81,7 @@ class TokenHome:
                     capabilities=MechanismFlag.DERIVE,
                     template={**_SECRET, Attribute.MODIFIABLE: False},
                 )
-            checks = {p.name.lower(): _check(_domain_key(master, p)).hex() for p in Purpose}
-            return NewVersion(bytes(master.id), CheckValues(**checks))
+            return NewVersion(bytes(master.id), _check_values(_domain_keys(master)))
 
     def keep_control_key(self, suite: SuiteName, serial: bytes, key: bytes) -> bytes:
         """Put it into the token, beside an older one of this ESAM until that is forgotten."""
@@ -118,19 +117,22 @@ class TokenHome:
 
     def package(
         self, source: Source, control: bytes, challenge: bytes, place: KeyPlace
-    ) -> tuple[bytes, bytes]:
-        """The key, wrapped inside the token, and its check value."""
-        purpose = place.item.purpose
-        if purpose is None:
-            raise ValueError("a floor is no key")
+    ) -> tuple[bytes, CheckValues]:
+        """The three keys, wrapped inside the token, and their check values.
+
+        Each is wrapped by itself, chained to the one before: together that is one CBC over all.
+        """
         with self._session() as session:
             what = f"version {source.version} of key domain {source.domain}"
-            key = _domain_key(_by_id(session, source.stored, what), purpose)
+            keys = _domain_keys(_by_id(session, source.stored, what))
             control_key = _control(session, control, place.serial)
             wrapping = _session_key(control_key, 1, challenge, MechanismFlag.WRAP)
-            wrapped = wrapping.wrap_key(key, mechanism=Mechanism.AES_CBC, mechanism_param=_ZERO)
+            wrapped, before = b"", _ZERO
+            for key in keys.values():
+                before = wrapping.wrap_key(key, mechanism=Mechanism.AES_CBC, mechanism_param=before)
+                wrapped += before
             body = _authenticated(control_key, challenge, place.bound, place.index, wrapped)
-            return body, _check(key)
+            return body, _check_values(keys)
 
     def floor(self, suite: SuiteName, control: bytes, challenge: bytes, place: KeyPlace) -> bytes:
         """The MAC that the ESAM asks for before it forgets."""
@@ -253,10 +255,17 @@ def _control(session: Session, control: bytes, serial: bytes) -> SecretKey:
     return _by_id(session, control, f"the control key of ESAM {serial.hex()}")
 
 
-def _domain_key(master: SecretKey, purpose: Purpose) -> SecretKey:
-    """The key of a purpose: it can be wrapped, and its check value asked for, in this session."""
-    data = b"ostiary domain " + bytes((purpose,))
-    return _derived(master, data, MechanismFlag.ENCRYPT, extractable=True)
+def _domain_keys(master: SecretKey) -> dict[Purpose, SecretKey]:
+    """The keys can be wrapped, and their check values asked for, in this session."""
+    return {
+        purpose: _derived(
+            master,
+            b"ostiary domain " + bytes((purpose,)),
+            MechanismFlag.ENCRYPT,
+            extractable=True,
+        )
+        for purpose in Purpose
+    }
 
 
 def _session_key(control: SecretKey, label: int, challenge: bytes, use: MechanismFlag) -> SecretKey:
@@ -296,8 +305,10 @@ def _authenticated(
     return bytes((index,)) + enciphered + mac
 
 
-def _check(key: SecretKey) -> bytes:
-    return _block(key, _ZERO)[:CHECK_VALUE_BYTES]
+def _check_values(keys: Mapping[Purpose, SecretKey]) -> CheckValues:
+    return CheckValues(
+        **{p.name.lower(): _block(key, _ZERO)[:CHECK_VALUE_BYTES].hex() for p, key in keys.items()}
+    )
 
 
 def _block(key: SecretKey, block: bytes) -> bytes:

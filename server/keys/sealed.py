@@ -7,7 +7,7 @@ place. Keys are in this process's memory while it works with them, and nowhere e
 from __future__ import annotations
 
 from schemas.errors import BadSignature
-from schemas.esam import KeyPlace, check_value, seal_for_esam
+from schemas.esam import KeyPlace, check_values, seal_for_esam
 from schemas.esam_issue import ControlKey
 from schemas.keys import CheckValues, Purpose
 from schemas.sealed import seal_secret, unseal_secret
@@ -30,11 +30,9 @@ class SealedHome:
 
     def new_version(self, domain: str, suite: SuiteName, version: int) -> NewVersion:
         """Three keys from the random source."""
-        keys = {purpose: self._random(KEY_BYTES) for purpose in Purpose}
-        stored = self._seal(b"".join(keys.values()), self._version(domain, suite, version))
-        suited = suite_of(suite)
-        checks = {p.name.lower(): check_value(suited, key).hex() for p, key in keys.items()}
-        return NewVersion(stored, CheckValues(**checks))
+        keys = b"".join(self._random(KEY_BYTES) for _ in Purpose)
+        stored = self._seal(keys, self._version(domain, suite, version))
+        return NewVersion(stored, check_values(suite_of(suite), keys))
 
     def keep_control_key(self, suite: SuiteName, serial: bytes, key: bytes) -> bytes:
         """Seal it for this ESAM of this suite. Raises ValueError for one of another length."""
@@ -47,19 +45,15 @@ class SealedHome:
 
     def package(
         self, source: Source, control: bytes, challenge: bytes, place: KeyPlace
-    ) -> tuple[bytes, bytes]:
-        """The key, enciphered for the ESAM, and its check value."""
-        purpose = place.item.purpose
-        if purpose is None:
-            raise ValueError("a floor is no key")
+    ) -> tuple[bytes, CheckValues]:
+        """The three keys, enciphered for the ESAM, and their check values."""
         keys = self._unseal(
             source.stored, self._version(source.domain, source.suite, source.version)
         )
-        key = keys[(purpose - 1) * KEY_BYTES : purpose * KEY_BYTES]
         control_key = self._unseal(control, self._esam(source.suite, place.serial))
         suite = suite_of(source.suite)
-        body = seal_for_esam(suite, control_key, challenge, place, key)
-        return body, check_value(suite, key)
+        body = seal_for_esam(suite, control_key, challenge, place, keys)
+        return body, check_values(suite, keys)
 
     def floor(self, suite: SuiteName, control: bytes, challenge: bytes, place: KeyPlace) -> bytes:
         """The MAC that the ESAM asks for before it forgets."""
