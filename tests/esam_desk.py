@@ -8,9 +8,9 @@ from edge_agent.card.apdu import Response
 from edge_agent.secure_element.esam_layout import AID, KeyTable, State
 from edge_agent.virtual.chip import Tear
 from edge_agent.virtual.esam_os import VirtualEsam
-from schemas.esam import KeyPlace, seal_for_esam
+from schemas.esam import KeyPlace, check_values, seal_for_esam
 from schemas.esam_issue import ControlKey
-from schemas.keys import Item, Purpose
+from schemas.keys import CheckValues, Item, Purpose
 from schemas.suites import SuiteName, suite
 from tests.card_desk import repeatable
 
@@ -71,33 +71,37 @@ class EsamDesk:
         assert self.send(protected("84d40001", data)).ok
         return self
 
+    def keys(self, version: int) -> bytes:
+        """The three keys of a version, as a package has them."""
+        return b"".join(self.secrets[version][purpose] for purpose in Purpose)
+
+    def checks(self, version: int) -> CheckValues:
+        return check_values(self.suite, self.keys(version))
+
     def package(
-        self, item: Item, version: int, *, index: int = INDEX, key: bytes | None = None, **changed
+        self, item: Item, version: int, *, index: int = INDEX, keys: bytes | None = None, **changed
     ) -> bytes:
-        """The APDU that writes a key or raises a floor, for a challenge drawn now."""
+        """The APDU that writes keys or raises a floor, for a challenge drawn now."""
         serial = changed.get("serial", self.serial)
         challenge = changed.get("challenge") or self.challenge()
         place = KeyPlace(serial, index, item, version)
-        purpose = item.purpose
-        if key is None:
-            key = b"" if purpose is None else self.secrets[version][purpose]
+        if keys is None:
+            keys = b"" if item is Item.FLOOR else self.keys(version)
         control_key = changed.get("control_key", self.control_key)
-        data = seal_for_esam(self.suite, control_key, challenge, place, key)
+        data = seal_for_esam(self.suite, control_key, challenge, place, keys)
         return protected(place.header.hex(), data)
 
     def load(self, *versions: int, index: int = INDEX) -> EsamDesk:
-        """Write all three keys of each version."""
+        """Write the keys of each version."""
         for version in versions:
-            for purpose in Purpose:
-                item = Item(purpose.name.lower())
-                assert self.send(self.package(item, version, index=index)).ok
+            assert self.send(self.package(Item.KEYS, version, index=index)).ok
         return self
 
     def lend(self, card_id: bytes, key: bytes, *, version: int = 1, index: int = INDEX) -> Response:
         data = self.control.lend(
             self.challenge(), index=index, version=version, card_id=card_id, transport_key=key
         )
-        return self.send(protected(f"84d404{version:02x}", data))
+        return self.send(protected(f"84d402{version:02x}", data))
 
     def init(
         self, purpose: Purpose, version: int, card_id: bytes, *, index: int = INDEX
@@ -114,7 +118,7 @@ class EsamDesk:
     def state(self) -> State:
         return State.decode(self.send("80ca020000").data)
 
-    def table(self, index: int = INDEX) -> Mapping[int, Mapping[Purpose, bytes]]:
+    def table(self, index: int = INDEX) -> Mapping[int, CheckValues]:
         return self.whole_table(index).versions
 
     def whole_table(self, index: int = INDEX) -> KeyTable:

@@ -107,8 +107,7 @@ def request(
 
 def command(package: KeyPackage) -> bytes:
     """The APDU that an agent makes of a package."""
-    purpose = package.item.purpose
-    header = (0x84, 0xD6, 0) if purpose is None else (0x84, 0xD4, purpose)
+    header = (0x84, 0xD6, 0) if package.item is Item.FLOOR else (0x84, 0xD4, 1)
     return protected(bytes((*header, package.version)).hex(), bytes.fromhex(package.body))
 
 

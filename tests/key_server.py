@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from schemas.esam import KeyPlace, check_value, seal_for_esam
+from schemas.esam import KeyPlace, check_values, seal_for_esam
 from schemas.keys import (
     PACKAGE_LIFE,
     CheckValues,
@@ -41,34 +41,28 @@ class KeyServer:
         return StageOrder.model_validate(values | changes)
 
     def package(self, request: KeyRequest, **changes: Any) -> KeyPackage:
-        """The answer; `key` is another than the right one."""
+        """The answer; `keys` are others than the right ones."""
         desk = self.desk
         place = KeyPlace(desk.serial, request.index, request.item, request.version)
-        key: bytes = changes.pop("key", self.key(request.item, request.version))
+        right = b"" if request.item is Item.FLOOR else self.keys(request.version)
+        keys: bytes = changes.pop("keys", right)
         challenge = bytes.fromhex(request.challenge)
-        body = seal_for_esam(desk.suite, desk.control_key, challenge, place, key)
+        body = seal_for_esam(desk.suite, desk.control_key, challenge, place, keys)
         values = {
             **request.model_dump(include=set(_NAMED)),
             **self._common(timedelta(seconds=60)),
-            "check_value": check_value(desk.suite, key).hex() if key else None,
+            "check_values": check_values(desk.suite, keys) if keys else None,
             "body": body.hex(),
         }
         return KeyPackage.model_validate(values | changes)
 
-    def key(self, item: Item, version: int) -> bytes:
-        """None for a floor."""
-        if item.purpose is None:
-            return b""
+    def keys(self, version: int) -> bytes:
         made = {purpose: bytes((version, purpose)) * 8 for purpose in Purpose}
-        return self.desk.secrets.setdefault(version, made)[item.purpose]
+        self.desk.secrets.setdefault(version, made)
+        return self.desk.keys(version)
 
     def checks(self, version: int) -> CheckValues:
-        items = (Item.AUTH, Item.ADMIT, Item.MAINTAIN)
-        values = {
-            item.value: check_value(self.desk.suite, self.key(item, version)).hex()
-            for item in items
-        }
-        return CheckValues(**values)
+        return check_values(self.desk.suite, self.keys(version))
 
     def _common(self, life: timedelta) -> dict[str, Any]:
         now = self.voice.now()

@@ -12,7 +12,7 @@ from edge_agent.elements import Elements
 from edge_agent.keying import Keying
 from edge_agent.secure_element.esam_chip import Esam
 from schemas.envelope import unverified_payload
-from schemas.keys import CheckValues, Item, KeyPackage, KeyRequest
+from schemas.keys import CheckValues, KeyPackage, KeyRequest
 from schemas.statement import parse_statement, payload_type
 from schemas.suites import SuiteName, suite
 from schemas.topics import KEYS
@@ -120,11 +120,11 @@ class KeyingRig:
         await answer(self, request)
 
     def package(self, request: KeyRequest, **changes: Any) -> KeyPackage:
-        """What the key authority answers; `key` is another than its own."""
+        """What the key authority answers; `keys` are others than its own."""
         return self.authority.package(request, **changes)
 
-    def key(self, item: Item, version: int) -> bytes:
-        return self.authority.key(item, version)
+    def keys(self, version: int) -> bytes:
+        return self.authority.keys(version)
 
     def checks(self, version: int) -> CheckValues:
         return self.authority.checks(version)
@@ -156,6 +156,12 @@ class KeyingRig:
         name, data = await self.told()
         assert name == "keys.refused", data
         return str(data["reason"])
+
+    async def refused_at_last(self) -> str:
+        """The next refusal, whatever is said to be held before."""
+        while (said := await self.told())[0] != "keys.refused":
+            pass
+        return str(said[1]["reason"])
 
     async def nothing_more(self) -> None:
         """Whatever is under way comes to rest, and nothing was said."""

@@ -93,7 +93,7 @@ class Thief:
 
     def key_request(self, **changes: Any) -> KeyRequest:
         values = {"esam": self.esams[FRONT].serial.hex(), "domain": "zone-f", "index": 1}
-        values |= {"version": 1, "item": Item.AUTH, "challenge": "00" * 16, "session": SESSION}
+        values |= {"version": 1, "item": Item.KEYS, "challenge": "00" * 16, "session": SESSION}
         return KeyRequest(**self.common(**values) | changes)
 
     async def until(self, holds) -> None:

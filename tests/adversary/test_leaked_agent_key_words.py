@@ -65,7 +65,7 @@ async def test_it_is_given_no_key_but_for_its_own_esam_domain_and_place(desk):
     keys, back = desk.keys_desk, EsamDesk("intl", serial=b"backESAM", seed=8).issue()
     await keys.authority.create_domain("zone-b", "intl", "test")
     await keys.know(back, "zone-b", DOMAIN, agent="back-agent")
-    own = request(desk.esam, Item.AUTH, 1, challenge=desk.esam.challenge())
+    own = request(desk.esam, Item.KEYS, 1, challenge=desk.esam.challenge())
     others = {"esam": back.serial.hex()}
     for why, changes in (
         ("of back-agent", others),
@@ -98,7 +98,7 @@ async def test_without_a_window_no_card_is_known_to_it(desk):
 
 async def test_in_a_window_it_gets_keys_of_new_cards_and_that_persons_and_of_five_at_most(desk):
     """So what a window is opened at is trusted with that person's cards: docs/security.md."""
-    assert await desk.keys_desk.write(desk.esam, Item.AUTH, 1)
+    assert await desk.keys_desk.write(desk.esam, Item.KEYS, 1)
     await desk.window(person="mei")
     async with desk.serving() as requests:
         assert (await ask(desk, requests, BOS)).refusal is TransportRefusal.OTHER_PERSON
@@ -117,7 +117,7 @@ async def test_in_a_window_it_gets_keys_of_new_cards_and_that_persons_and_of_fiv
 
 async def test_no_window_lends_the_key_of_a_card_that_opens_doors_of_the_domain(desk):
     """Else who holds the lock could copy the very card that its holder goes on carrying."""
-    assert await desk.keys_desk.write(desk.esam, Item.AUTH, 1)
+    assert await desk.keys_desk.write(desk.esam, Item.KEYS, 1)
     async with desk.engine.begin() as connection:
         await bind(connection, OTHER, DOMAIN, 1, "e-1", MOMENT - SECOND)
     await desk.window(person="mei")

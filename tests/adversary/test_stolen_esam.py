@@ -268,17 +268,16 @@ async def test_no_blank_card_of_his_own_gets_keys(stolen):
 def test_no_package_but_one_made_for_its_challenge_changes_it(stolen):
     """Old ones, those of other ESAMs with whatever serial, and guesses: keys and floors alike."""
     esam = stolen.esam
-    old = [esam.package(item, 2) for item in (Item.AUTH, Item.FLOOR)]
+    old = [esam.package(item, 2) for item in (Item.KEYS, Item.FLOOR)]
     before = esam.table(), esam.whole_table().floor
     other = EsamDesk(esam.suite.name, serial=b"ESAM two", seed=11).issue().load(1)
     foreign = [
         other.package(item, version, challenge=esam.challenge(), **more)
-        for item, version in ((Item.AUTH, 1), (Item.FLOOR, 3), (Item.MAINTAIN, 3))
+        for item, version in ((Item.KEYS, 1), (Item.FLOOR, 3), (Item.KEYS, 3))
         for more in ({}, {"serial": esam.serial})
     ]
     mine = [
-        esam.package(item, 3, control_key=bytes(16))
-        for item in (Item.AUTH, Item.ADMIT, Item.MAINTAIN, Item.FLOOR)
+        esam.package(item, version, control_key=bytes(16)) for item in Item for version in (2, 3)
     ]
     tries = esam.state.errors_left
     for package in (*old, *foreign, *mine):
@@ -292,10 +291,10 @@ def test_no_package_but_one_made_for_its_challenge_changes_it(stolen):
 def test_a_floor_that_was_raised_stays(stolen):
     """Even for who has packages that were honestly made, with the right challenge, and kept."""
     esam = stolen.esam
-    kept = esam.package(Item.AUTH, 1)
+    kept = esam.package(Item.KEYS, 1)
     assert esam.send(esam.package(Item.FLOOR, 2)).ok
     assert esam.send(kept).sw == 0x6984
-    for item in (Item.FLOOR, Item.AUTH):  # for a challenge drawn now
+    for item in (Item.FLOOR, Item.KEYS):  # for a challenge drawn now
         assert esam.send(esam.package(item, 1)).sw == 0x6985
     assert esam.whole_table().floor == 2
     assert set(esam.table()) == {2}

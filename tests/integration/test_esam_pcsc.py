@@ -89,10 +89,9 @@ async def test_keys_are_written_a_card_is_bound_and_it_opens(reader, esam, suite
 
     esam.lend = lend
     async with in_the_slot(authority.chip):
-        for item in (Item.AUTH, Item.ADMIT, Item.MAINTAIN):
-            challenge = await esam.challenge()
-            package = authority.package(item, 1, challenge=challenge)
-            await esam.write(package[:4], package[5:], challenge)
+        challenge = await esam.challenge()
+        package = authority.package(Item.KEYS, 1, challenge=challenge)
+        await esam.write(package[:4], package[5:], challenge)
         assert set((await esam.table("front")).versions) == {1}
         async with inserted(card):
             script = bind(desk.question, desk.random)

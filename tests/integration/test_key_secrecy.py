@@ -58,17 +58,16 @@ async def everything(desk, said, folder):
     await desk.authority.new_version(DOMAIN, "test")
     await desk.know(esam)
     for version in (1, 2):
-        for item in (Item.AUTH, Item.ADMIT, Item.MAINTAIN):
-            asked = request(esam, item, version, challenge=esam.challenge())
-            package = await desk.issuer.package(asked, "front-agent")
-            said += [repr(package), package.model_dump_json()]
+        asked = request(esam, Item.KEYS, version, challenge=esam.challenge())
+        package = await desk.issuer.package(asked, "front-agent")
+        said += [repr(package), package.model_dump_json()]
     key = BackupKey.for_people(3, 2, desk.homes.first._random)
     for number, each in enumerate((key, None)):
         data = await desk.copying.copy_out(each, "test")
         (folder / f"backup-{number}").write_bytes(data)
     said.append(repr(key))
     await desk.copying.copy_in(data, [], "test")
-    asked = request(esam, Item.AUTH, 9, challenge=esam.challenge())
+    asked = request(esam, Item.KEYS, 9, challenge=esam.challenge())
     await refuse(said, desk.issuer.package(asked, "front-agent"))
     await refuse(said, desk.issuer.package(asked, "back-agent"))
     await refuse(said, desk.copying.copy_in(data[:-1], [], "test"))
@@ -76,7 +75,7 @@ async def everything(desk, said, folder):
         await connection.exec_driver_sql(
             "UPDATE key_versions SET stored = (SELECT control FROM esams) WHERE version = 2"
         )
-    asked = request(esam, Item.AUTH, 2, challenge=esam.challenge())
+    asked = request(esam, Item.KEYS, 2, challenge=esam.challenge())
     await refuse(said, desk.issuer.package(asked, "front-agent"))
     await refuse(said, desk.copying.copy_out(None, "test"))
     said += [repr(each) for each in await desk.authority.domains()]

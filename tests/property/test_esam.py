@@ -12,14 +12,13 @@ from edge_agent.card.apdu import Response, StatusWord
 from edge_agent.secure_element.esam_layout import ERROR_LIMIT
 from edge_agent.virtual.chip import CardTorn, Tear, TearMoment
 from edge_agent.virtual.esam_memory import Domain
-from schemas.keys import Item
+from schemas.keys import Item, Purpose
 from tests.card_desk import SERIAL as CARD
 from tests.card_desk import TRANSPORT_KEY
 from tests.esam_desk import EsamDesk
 
 VERSIONS = st.integers(1, 3)
 INDEXES = st.integers(1, 3)
-KEYS = st.sampled_from([Item.AUTH, Item.ADMIT, Item.MAINTAIN])
 COMMANDS = st.tuples(
     st.sampled_from([0x00, 0x80, 0x84, 0x04]),
     st.sampled_from([0xA4, 0x84, 0xCA, 0x1A, 0xFA, 0xD4, 0xD6]),
@@ -29,12 +28,12 @@ COMMANDS = st.tuples(
 
 
 class EsamMachine(RuleBasedStateMachine):
-    """Knows which keys and floors the chip should have, and asks it."""
+    """Knows which versions and floors the chip should have, and asks it."""
 
     @initialize(suite=st.sampled_from(["gm", "intl"]))
     def issue(self, suite):
         self.desk = EsamDesk(suite).issue()
-        self.held: set[tuple[int, int, Item]] = set()
+        self.held: set[tuple[int, int]] = set()
         self.floors = {1: 0, 2: 0, 3: 0}
         self.errors_left = ERROR_LIMIT
 
@@ -56,16 +55,16 @@ class EsamMachine(RuleBasedStateMachine):
         assert self.errors_left in (before.errors_left, before.errors_left - 1)
         self.desk.select()
 
-    @rule(item=KEYS, version=VERSIONS, index=INDEXES)
-    def write(self, item, version, index):
-        answer = self.desk.send(self.desk.package(item, version, index=index))
+    @rule(version=VERSIONS, index=INDEXES)
+    def write(self, version, index):
+        answer = self.desk.send(self.desk.package(Item.KEYS, version, index=index))
         if self.errors_left == 0:
             assert answer.sw == StatusWord.BLOCKED
             return
         self.errors_left = ERROR_LIMIT
         assert answer.ok is (version >= self.floors[index])
         if answer.ok:
-            self.held.add((index, version, item))
+            self.held.add((index, version))
 
     @rule(version=VERSIONS, index=INDEXES)
     def raise_floor(self, version, index):
@@ -77,18 +76,18 @@ class EsamMachine(RuleBasedStateMachine):
         assert answer.ok is (version >= self.floors[index])
         if answer.ok:
             self.floors[index] = version
-            self.held = {key for key in self.held if key[0] != index or key[1] >= version}
+            self.held = {(i, v) for i, v in self.held if i != index or v >= version}
 
-    @rule(item=KEYS, bit=st.integers(0, 25 * 8 - 1))
-    def write_what_was_changed(self, item, bit):
-        package = bytearray(self.desk.package(item, 3))
+    @rule(bit=st.integers(0, 57 * 8 - 1))
+    def write_what_was_changed(self, bit):
+        package = bytearray(self.desk.package(Item.KEYS, 3))
         package[5 + bit // 8] ^= 1 << bit % 8
         assert not self.desk.send(bytes(package)).ok
         self.errors_left = self.desk.chip.image.errors_left
 
-    @rule(item=KEYS, moment=st.sampled_from(TearMoment), at=st.integers(1, 2))
-    def lose_power_while_writing(self, item, moment, at):
-        package = self.desk.package(item, 3)
+    @rule(moment=st.sampled_from(TearMoment), at=st.integers(1, 2))
+    def lose_power_while_writing(self, moment, at):
+        package = self.desk.package(Item.KEYS, 3)
         self.desk.arm(Tear(moment, at))
         with contextlib.suppress(CardTorn):
             self.desk.send(package)
@@ -96,13 +95,13 @@ class EsamMachine(RuleBasedStateMachine):
         self.desk.power_on()
         image = self.desk.chip.image
         self.errors_left = image.errors_left
-        if item.purpose in image.domains.get(1, Domain()).versions.get(3, {}):
-            self.held.add((1, 3, item))
+        if 3 in image.domains.get(1, Domain()).versions:
+            self.held.add((1, 3))
 
-    @rule(item=KEYS, version=VERSIONS, index=INDEXES)
-    def choose(self, item, version, index):
-        chosen = self.desk.init(item.purpose, version, CARD, index=index)
-        assert chosen.ok is ((index, version, item) in self.held)
+    @rule(purpose=st.sampled_from(Purpose), version=VERSIONS, index=INDEXES)
+    def choose(self, purpose, version, index):
+        chosen = self.desk.init(purpose, version, CARD, index=index)
+        assert chosen.ok is ((index, version) in self.held)
 
     @rule(version=VERSIONS)
     def lend(self, version):
@@ -115,12 +114,8 @@ class EsamMachine(RuleBasedStateMachine):
         for index, floor in self.floors.items():
             table = self.desk.whole_table(index)
             assert table.floor == floor
-            held = {
-                (index, version, Item(purpose.name.lower()))
-                for version, checks in table.versions.items()
-                for purpose in checks
-            }
-            assert held == {key for key in self.held if key[0] == index}
+            held = {version for place, version in self.held if place == index}
+            assert table.versions == {version: self.desk.checks(version) for version in held}
         assert self.desk.state.errors_left == self.errors_left
 
     @invariant()

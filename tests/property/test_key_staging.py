@@ -25,19 +25,21 @@ from edge_agent.core.key_staging import (
 from schemas.keys import MAX_VERSIONS, CheckValues, Item, StageOrder
 from tests.schema_cast import MOMENT
 
-KEYS = (Item.AUTH, Item.ADMIT, Item.MAINTAIN)
-STEPS = len(KEYS) + 1
-"""Of the longest order."""
+STEPS = 2
+"""Of the longest order: the keys, and the floor."""
 VERSIONS = st.integers(1, 12)
 
 
-def checks(version: int, salt: int = 0) -> dict[Item, str]:
-    """The right keys of a version; with a salt, wrong ones."""
-    return {item: f"{version:02x}{at:02x}{salt:02x}" for at, item in enumerate(KEYS)}
+PURPOSES = ("auth", "admit", "maintain")
+
+
+def checks(version: int, *wrong: str) -> CheckValues:
+    """Those of the right keys of a version, but for what is wrong."""
+    values = {name: f"{version:02x}{at:02x}{name in wrong:02x}" for at, name in enumerate(PURPOSES)}
+    return CheckValues(**values)
 
 
 def order(version: int, floor: int, *, draws: bool = False) -> StageOrder:
-    values = {item.value: value for item, value in checks(version).items()}
     return StageOrder(
         site="demo",
         audience="front-agent",
@@ -47,7 +49,7 @@ def order(version: int, floor: int, *, draws: bool = False) -> StageOrder:
         domain="front",
         suite="gm",
         version=version,
-        check_values=None if draws else CheckValues(**values),
+        check_values=None if draws else checks(version),
         floor=floor,
     )
 
@@ -63,33 +65,28 @@ def after(step: Ask | Draw | Erase, held: Holding) -> Holding:
             assert floor > held.floor
             kept = {v: each for v, each in held.versions.items() if v >= floor}
             return replace(held, floor=floor, versions=kept)
-        case Ask(item, version):
+        case Ask(_, version):
             assert version >= held.floor
-            there = {**held.versions.get(version, {}), item: checks(version)[item]}
-            versions = {**held.versions, version: there}
+            versions = {**held.versions, version: checks(version)}
             assert len(versions) <= MAX_VERSIONS
             return replace(held, versions=versions)
 
 
 @st.composite
 def chips(draw):
-    """Versions that are whole, in part, or wrong; never below the floor."""
+    """Versions of which some keys, or all, are wrong; never below the floor."""
     floor = draw(VERSIONS)
     numbers = draw(st.sets(st.integers(floor, 12), max_size=MAX_VERSIONS))
-    versions = {}
-    for number in numbers:
-        right, wrong = checks(number), checks(number, 1)
-        items = draw(st.sets(st.sampled_from(KEYS), min_size=1))
-        versions[number] = {item: draw(st.sampled_from([right, wrong]))[item] for item in items}
-    return Holding(floor, versions)
+    wrong = st.sets(st.sampled_from(PURPOSES))
+    return Holding(floor, {number: checks(number, *draw(wrong)) for number in numbers})
 
 
 @st.composite
 def locks(draw):
-    """Elements that draw their keys: what they have is whole."""
+    """Elements that draw their keys."""
     floor = draw(VERSIONS)
     numbers = draw(st.sets(st.integers(floor, 12), max_size=MAX_VERSIONS))
-    return Holding(floor, {number: checks(number, 1) for number in numbers}, draws=True)
+    return Holding(floor, {number: checks(number, *PURPOSES) for number in numbers}, draws=True)
 
 
 @st.composite
@@ -132,19 +129,19 @@ def test_repeated_orders_reach_the_whole_whatever_is_lost(held, data, outcomes):
         assert (last.reason, below or full) in (("failed", True), ("full", True))
         assert end == held, "what is refused changes nothing"
         return
-    assert asked.version in end.whole()
+    assert asked.version in end.versions
     if not held.draws:
-        assert end.whole()[asked.version] == asked.check_values
+        assert end.versions[asked.version] == asked.check_values
     assert end.floor == max(held.floor, asked.floor)
     assert min(end.versions) >= end.floor
 
 
 @given(chips(), st.data())
-def test_nothing_is_erased_before_the_version_is_whole(held, data):
+def test_nothing_is_erased_before_the_version_is_there(held, data):
     asked = data.draw(orders(draws=False))
     step = next_step(asked, held)
     if isinstance(step, Ask) and step.item is Item.FLOOR:
-        assert held.whole()[asked.version] == asked.check_values
+        assert held.versions[asked.version] == asked.check_values
 
 
 @given(locks(), st.data())

@@ -115,18 +115,15 @@ class Centre:
         if request.item is Item.FLOOR:
             if request.version > self.floor:
                 return
-            body, check = (
-                self._home.floor(self.suite, row.control, challenge, place_of(request)),
-                None,
-            )
+            body = self._home.floor(self.suite, row.control, challenge, place_of(request))
+            checks = None
         else:
             if request.version < self.floor or request.version in self.destroyed:
                 return
             source = Source(DOMAIN, self.suite, request.version, self._stored[request.version])
-            body, value = self._home.package(source, row.control, challenge, place_of(request))
-            check = value.hex()
+            body, checks = self._home.package(source, row.control, challenge, place_of(request))
         self.count += 1
-        package = answer(request, agent, body, check, issued=now, counter=self.count)
+        package = answer(request, agent, body, checks, issued=now, counter=self.count)
         self._say(agent, "keys", package)
 
     # --- what it hears

@@ -29,7 +29,7 @@ from edge_agent.virtual.card_os import VirtualCard
 from edge_agent.virtual.esam_os import VirtualEsam
 from schemas.esam import KeyPlace
 from schemas.esam_issue import ControlKey
-from schemas.keys import CheckValues, Item, KeyPackage, KeyRequest, Purpose, StageOrder
+from schemas.keys import Item, KeyPackage, KeyRequest, StageOrder
 from schemas.policy import DoorSettings, PolicyCard, Schedule, Weekday, Window
 from schemas.suites import RandomBytes, SuiteName
 from tests.card_desk import TickingClock
@@ -210,11 +210,7 @@ class SimLock:
 
     def _holding(self) -> Holding:
         table = at_once(self.esam.table(DOMAIN))
-        checks = {
-            version: {Item[purpose.name]: value.hex() for purpose, value in values.items()}
-            for version, values in table.versions.items()
-        }
-        return Holding(table.floor or 1, checks)
+        return Holding(table.floor or 1, table.versions)
 
     def _ask(self, step: Ask, now: datetime) -> None:
         if not self.connected:
@@ -244,8 +240,7 @@ class SimLock:
         if any(getattr(self._open[0], n) != getattr(package, n) for n in names):
             return
         self._open = None
-        wanted = self.order.check_values
-        if package.item is not Item.FLOOR and package.check_value != getattr(wanted, package.item):
+        if package.item is Item.KEYS and package.check_values != self.order.check_values:
             return
         place = KeyPlace(self.esam.serial, 1, package.item, package.version)
         try:
@@ -274,13 +269,8 @@ class SimLock:
         policy = self.durable.policy
         if table is None:
             return
-        held = {
-            version: CheckValues(**{p.name.lower(): c.hex() for p, c in checks.items()})
-            for version, checks in table.versions.items()
-            if len(checks) == len(Purpose)
-        }
         said = {
-            "held": held,
+            "held": table.versions,
             "floor": table.floor or 1,
             "preferred": 1 if policy is None else policy.preferred,
             "accepted": () if policy is None else policy.accepted,

@@ -173,14 +173,14 @@ async def test_a_bank_card_in_the_slot_is_unfit(rig):
 
 async def test_a_worn_out_one_is_told_of_and_still_opens(rig):
     for _ in range(15):
-        package = bytearray(rig.desk.package(Item.AUTH, 3))
+        package = bytearray(rig.desk.package(Item.KEYS, 3))
         package[-1] ^= 1
         rig.desk.send(bytes(package))
     await rig.esam.look()
     assert rig.esam.trouble.reason == "worn_out"
     assert await rig.element.admit(CARD, 1, CHALLENGE)
     challenge = await rig.esam.challenge()
-    package = rig.desk.package(Item.AUTH, 3, challenge=challenge)
+    package = rig.desk.package(Item.KEYS, 3, challenge=challenge)
     with pytest.raises(EsamUnavailable, match="no more keys"):
         await rig.esam.write(package[:4], package[5:], challenge)
     assert rig.changes == ["worn_out"]

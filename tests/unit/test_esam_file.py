@@ -31,3 +31,12 @@ def test_another_chip_or_a_damaged_file_is_not_taken_for_it(tmp_path):
     for content in (b"", b"[]", b'{"chip": "ESAM"}'):
         with pytest.raises(BadImage):
             EsamImage.decode(content)
+
+
+@pytest.mark.parametrize("count", [0, 16, 32, 47, 49, 64])
+def test_a_version_that_lacks_a_key_is_no_version(count):
+    image = EsamDesk("intl").issue().load(1).chip.image
+    assert EsamImage.decode(image.encode()) == image
+    torn = image.with_domain(1, image.domains[1].with_keys(1, bytes(count)))
+    with pytest.raises(BadImage):
+        EsamImage.decode(torn.encode())

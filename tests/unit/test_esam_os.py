@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.cmac import CMAC
 from edge_agent.card import layout
 from edge_agent.card.apdu import StatusWord
 from edge_agent.secure_element.esam_layout import Identity, Operation
-from schemas.esam import check_value
+from schemas.esam import check_value, check_values
 from schemas.keys import MAX_VERSIONS, Item, Purpose
 from schemas.secure_messaging import protect, unprotect
 from tests.card_desk import SERIAL as CARD
@@ -45,18 +45,23 @@ def test_its_state_says_who_it_is_and_which_control_key_it_has(desk):
 def test_the_key_table_tells_versions_and_check_values_and_no_more(desk):
     table = desk.whole_table()
     assert table.floor == 0
-    assert table.versions == {
-        version: {
-            purpose: check_value(desk.suite, key) for purpose, key in desk.secrets[version].items()
-        }
-        for version in (1, 2)
-    }
+    assert table.versions == {version: desk.checks(version) for version in (1, 2)}
     assert desk.whole_table(2).versions == {}
 
 
-def test_a_version_that_is_half_there_is_told_as_half_there(desk):
-    assert desk.send(desk.package(Item.ADMIT, 3)).ok
-    assert set(desk.table()[3]) == {Purpose.ADMIT}
+def test_a_version_that_is_written_again_has_none_of_the_keys_before(desk):
+    keys = bytes(range(48))
+    assert desk.send(desk.package(Item.KEYS, 1, keys=keys)).ok
+    assert desk.table() == {1: check_values(desk.suite, keys), 2: desk.checks(2)}
+    for purpose, key in zip(Purpose, (keys[:16], keys[16:32], keys[32:]), strict=True):
+        desk.secrets[1][purpose] = key
+        before = desk.lend(CARD, TRANSPORT_KEY)
+        assert before.ok
+        desk.init(purpose, 1, CARD)
+        header = write_header(purpose)
+        body = desk.crypt(Operation.PROTECT_KEY, HEADERS[purpose] + header + CHALLENGE)
+        record = unprotect(desk.suite, TRANSPORT_KEY, CHALLENGE, header, body.data)
+        assert record == HEADERS[purpose] + desk.suite.diversify(key, CARD)
 
 
 def test_it_answers_a_cards_challenge_with_the_cards_own_key(desk):
@@ -127,8 +132,8 @@ def test_no_key_comes_out_under_a_key_that_was_not_lent_for_it(desk, lent):
 
 def test_a_loan_that_is_none_is_refused_and_costs_no_try(desk):
     blocks = CARD + b"\x01" * 8 + TRANSPORT_KEY
-    data = desk.control._seal(desk.challenge(), 4, 1, index=1, blocks=blocks)
-    assert desk.send(protected("84d40401", data)).sw == StatusWord.WRONG_DATA
+    data = desk.control._seal(desk.challenge(), 2, 1, index=1, blocks=blocks)
+    assert desk.send(protected("84d40201", data)).sw == StatusWord.WRONG_DATA
     assert desk.state.errors_left == 15
 
 
@@ -194,16 +199,18 @@ def test_a_chosen_key_works_once(desk):
         ("801a01010902" + "00" * 8, StatusWord.KEY_NOT_FOUND),
         ("801a010109ff" + "00" * 8, StatusWord.KEY_NOT_FOUND),
         ("80fa000010" + "00" * 16, StatusWord.CONDITIONS_NOT_SATISFIED),
-        ("80d4010119" + "00" * 25, StatusWord.MAC_MISSING),
+        ("80d4010139" + "00" * 57, StatusWord.MAC_MISSING),
         ("80d6000109" + "00" * 9, StatusWord.MAC_MISSING),
-        ("84d401011901" + "00" * 24, StatusWord.CHALLENGE_MISSING),
-        ("84d401011801" + "00" * 23, StatusWord.WRONG_LENGTH),
-        ("84d401001901" + "00" * 24, StatusWord.WRONG_PARAMETERS),
-        ("84d405011901" + "00" * 24, StatusWord.WRONG_PARAMETERS),
-        ("84d401011900" + "00" * 24, StatusWord.WRONG_DATA),
-        ("84d401011910" + "00" * 24, StatusWord.WRONG_DATA),
+        ("84d401013901" + "00" * 56, StatusWord.CHALLENGE_MISSING),
+        ("84d401013801" + "00" * 55, StatusWord.WRONG_LENGTH),
+        ("84d401011901" + "00" * 24, StatusWord.WRONG_LENGTH),
+        ("84d401012901" + "00" * 40, StatusWord.WRONG_LENGTH),
+        ("84d401003901" + "00" * 56, StatusWord.WRONG_PARAMETERS),
+        ("84d403013901" + "00" * 56, StatusWord.WRONG_PARAMETERS),
+        ("84d401013900" + "00" * 56, StatusWord.WRONG_DATA),
+        ("84d401013910" + "00" * 56, StatusWord.WRONG_DATA),
         ("84d400021901" + "00" * 24, StatusWord.WRONG_DATA),
-        ("84d404011901" + "00" * 24, StatusWord.WRONG_LENGTH),
+        ("84d402011901" + "00" * 24, StatusWord.WRONG_LENGTH),
         ("84d601010901" + "00" * 8, StatusWord.WRONG_PARAMETERS),
         ("84d600010901" + "00" * 8, StatusWord.CHALLENGE_MISSING),
         ("00b0000000", StatusWord.UNKNOWN_INSTRUCTION),
@@ -269,14 +276,14 @@ def test_nothing_is_done_before_it_is_selected(desk, apdu):
 def test_a_blank_one_takes_a_control_key_and_nothing_before_it(suite):
     desk = EsamDesk(suite)
     assert desk.state.control_version == 0
-    package = desk.package(Item.AUTH, 1, control_key=MAKERS_KEY)
+    package = desk.package(Item.KEYS, 1, control_key=MAKERS_KEY)
     assert desk.send(package).sw == StatusWord.CONDITIONS_NOT_SATISFIED
     assert desk.issue().state.control_version == 1
-    assert desk.send(desk.package(Item.AUTH, 1)).ok
+    assert desk.send(desk.package(Item.KEYS, 1)).ok
 
 
 def test_the_makers_key_is_worth_nothing_once_it_is_issued(desk):
-    package = desk.package(Item.AUTH, 3, control_key=MAKERS_KEY)
+    package = desk.package(Item.KEYS, 3, control_key=MAKERS_KEY)
     assert desk.send(package).sw == StatusWord.MAC_WRONG
     assert 3 not in desk.table()
 
@@ -289,9 +296,9 @@ def test_a_control_key_is_followed_only_by_one_of_a_higher_version(desk):
     assert renew(1, bytes(16)).sw == StatusWord.CONDITIONS_NOT_SATISFIED
     assert desk.state.errors_left == 15
     assert renew(2, b"n" * 16).ok
-    assert desk.send(desk.package(Item.AUTH, 3)).sw == StatusWord.MAC_WRONG
+    assert desk.send(desk.package(Item.KEYS, 3)).sw == StatusWord.MAC_WRONG
     desk.control_key = b"n" * 16
-    assert desk.send(desk.package(Item.AUTH, 3)).ok
+    assert desk.send(desk.package(Item.KEYS, 3)).ok
     assert set(desk.table()) == {1, 2, 3}
 
 
@@ -299,7 +306,7 @@ def test_a_raised_floor_erases_what_is_below_and_keeps_it_out(desk):
     assert desk.send(desk.package(Item.FLOOR, 2)).ok
     assert (desk.whole_table().floor, set(desk.table())) == (2, {2})
     assert desk.init(Purpose.AUTH, 1, CARD).sw == StatusWord.KEY_NOT_FOUND
-    assert desk.send(desk.package(Item.AUTH, 1)).sw == StatusWord.CONDITIONS_NOT_SATISFIED
+    assert desk.send(desk.package(Item.KEYS, 1)).sw == StatusWord.CONDITIONS_NOT_SATISFIED
     assert desk.send(desk.package(Item.FLOOR, 1)).sw == StatusWord.CONDITIONS_NOT_SATISFIED
     assert desk.send(desk.package(Item.FLOOR, 2)).ok
     desk.power_on()
@@ -315,12 +322,13 @@ def test_a_floor_is_of_its_own_domain(desk):
 
 def test_there_is_an_end_to_the_versions_it_holds(desk):
     for version in range(3, MAX_VERSIONS + 1):
-        assert desk.send(desk.package(Item.AUTH, version, key=bytes(16))).ok
-    full = desk.package(Item.AUTH, MAX_VERSIONS + 1, key=bytes(16))
+        assert desk.send(desk.package(Item.KEYS, version, keys=bytes(48))).ok
+    full = desk.package(Item.KEYS, MAX_VERSIONS + 1, keys=bytes(48))
     assert desk.send(full).sw == StatusWord.MEMORY_FULL
+    assert desk.send(desk.package(Item.KEYS, 2)).ok, "one that is there is written again"
     assert len(desk.whole_table().encode()) <= 256
     assert desk.send(desk.package(Item.FLOOR, 2)).ok
-    assert desk.send(desk.package(Item.AUTH, MAX_VERSIONS + 1, key=bytes(16))).ok
+    assert desk.send(desk.package(Item.KEYS, MAX_VERSIONS + 1, keys=bytes(48))).ok
 
 
 def test_the_diversified_key_of_gm_is_the_standards_own_example():
@@ -329,7 +337,7 @@ def test_the_diversified_key_of_gm_is_the_standards_own_example():
     key = bytes.fromhex("0123456789abcdeffedcba9876543210")
     card_id = bytes.fromhex("0123456789abcdef")
     expected = bytes.fromhex("681edf34d206965e86b3e94f536e4246")
-    desk.send(desk.package(Item.ADMIT, 1, key=key))
+    desk.send(desk.package(Item.KEYS, 1, keys=bytes(16) + key + bytes(16)))
     desk.init(Purpose.ADMIT, 1, card_id)
     answer = desk.crypt(Operation.ENCIPHER, CHALLENGE)
     assert answer.data == desk.suite.encrypt_block(expected, CHALLENGE)
@@ -339,8 +347,8 @@ def test_the_check_values_are_those_of_the_standards_examples():
     # AES-128 and SM4 of the zero block: RFC 4493 section 4 gives AES(2b7e.., 0) = 7df76b0c...
     desk = EsamDesk("intl").issue()
     key = bytes.fromhex("2b7e151628aed2a6abf7158809cf4f3c")
-    desk.send(desk.package(Item.AUTH, 1, key=key))
-    assert desk.table()[1][Purpose.AUTH].hex() == "7df76b"
+    desk.send(desk.package(Item.KEYS, 1, keys=key + bytes(32)))
+    assert desk.table()[1].auth == "7df76b"
 
 
 @pytest.mark.parametrize("algorithm", [algorithms.SM4, algorithms.AES], ids=["gm", "intl"])
@@ -354,16 +362,17 @@ def test_a_package_made_with_a_foreign_library_by_the_documentation_is_taken(alg
         return mac.finalize()
 
     desk = EsamDesk("gm" if algorithm is algorithms.SM4 else "intl").issue()
-    challenge, header, key = desk.challenge(), bytes.fromhex("84d40207"), bytes(range(16))
+    challenge, header, keys = desk.challenge(), bytes.fromhex("84d40107"), bytes(range(48))
     session = cmac(desk.control_key, b"\x01" + challenge)
     encryptor = Cipher(algorithm(session), modes.CBC(bytes(16))).encryptor()
-    enciphered = encryptor.update(key) + encryptor.finalize()
+    enciphered = encryptor.update(keys) + encryptor.finalize()
     mac = cmac(
         cmac(desk.control_key, b"\x02" + challenge),
-        header + ESAM_SERIAL + b"\x03" + b"\x18" + enciphered,
+        header + ESAM_SERIAL + b"\x03" + b"\x38" + enciphered,
     )[:8]
-    assert desk.send(header + b"\x19" + b"\x03" + enciphered + mac).ok
-    assert desk.table(3)[7][Purpose.ADMIT] == check_value(desk.suite, key)
+    assert desk.send(header + b"\x39" + b"\x03" + enciphered + mac).ok
+    assert desk.table(3) == {7: check_values(desk.suite, keys)}
+    assert check_values(desk.suite, keys).admit == check_value(desk.suite, keys[16:32]).hex()
 
 
 def test_no_repr_shows_a_key(desk):

@@ -15,8 +15,6 @@ from server.store import keys as rows
 from tests.esam_desk import EsamDesk
 from tests.key_rig import AGENT, DOMAIN, key_desk, request
 
-KEYS = [item for item in Item if item is not Item.FLOOR]
-
 
 @pytest.fixture(params=["gm", "intl"])
 async def desk(request, tmp_path):
@@ -89,36 +87,34 @@ async def test_a_floor_that_another_process_raised_higher_stays(desk):
     assert (await desk.authority.domains())[0].floor == 3
 
 
-async def test_an_esam_takes_every_key_and_shows_the_authoritys_check_values(desk, esam):
+async def test_an_esam_takes_the_keys_and_shows_the_authoritys_check_values(desk, esam):
     made = await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     await desk.know(esam)
-    for item in KEYS:
-        assert await desk.write(esam, item, 1)
-    held = {purpose.name.lower(): check.hex() for purpose, check in esam.table()[1].items()}
-    assert held == made.model_dump()
+    assert await desk.write(esam, Item.KEYS, 1)
+    assert esam.table() == {1: made}
 
 
 async def test_every_package_is_announced_before_it_is_given(desk, esam):
     made = await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     await desk.know(esam)
-    await desk.write(esam, Item.ADMIT, 1)
+    await desk.write(esam, Item.KEYS, 1)
     name, data = (await desk.news())[-1]
     assert name == "keys.package_made"
     assert json.loads(data) == {
         "by": f"agent {AGENT}",
         "domain": DOMAIN,
         "version": 1,
-        "item": "admit",
+        "item": "keys",
         "esam": esam.serial.hex(),
         "agent": AGENT,
-        "check_value": made.admit,
+        "check_values": made.model_dump(),
     }
 
 
 async def test_a_package_answers_its_request_and_no_other(desk, esam):
     await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     await desk.know(esam)
-    asked = request(esam, Item.AUTH, 1, challenge=esam.challenge())
+    asked = request(esam, Item.KEYS, 1, challenge=esam.challenge())
     first, second = [await desk.issuer.package(asked, AGENT) for _ in range(2)]
     for package in (first, second):
         assert package.audience == AGENT
@@ -140,15 +136,15 @@ async def test_keys_go_to_the_agents_own_esam_and_the_domains_it_is_for_alone(de
     for domain in (DOMAIN, "zone-b"):
         await desk.authority.create_domain(domain, desk.suite, "test")
     challenge = esam.challenge()
-    asked = request(esam, Item.AUTH, 1, challenge=challenge)
+    asked = request(esam, Item.KEYS, 1, challenge=challenge)
     await refused(desk, asked, "not known")
     await desk.know(esam)
     await refused(desk, asked, "of front-agent", agent="back-agent")
-    other = request(esam, Item.AUTH, 1, challenge=challenge, domain="zone-b", index=2)
+    other = request(esam, Item.KEYS, 1, challenge=challenge, domain="zone-b", index=2)
     await refused(desk, other, "not for")
-    gone = request(esam, Item.AUTH, 1, challenge=challenge, domain="zone-c", index=2)
+    gone = request(esam, Item.KEYS, 1, challenge=challenge, domain="zone-c", index=2)
     await refused(desk, gone, "no key domain")
-    await refused(desk, request(esam, Item.AUTH, 2, challenge=challenge), "no version 2")
+    await refused(desk, request(esam, Item.KEYS, 2, challenge=challenge), "no version 2")
     await desk.esams.withdraw(esam.serial.hex(), "test")
     await refused(desk, asked, "withdrawn")
     await desk.esams.withdraw(esam.serial.hex(), "test")
@@ -160,10 +156,10 @@ async def test_a_domain_stays_at_the_place_where_it_was_first_put(desk, esam):
         await desk.authority.create_domain(domain, desk.suite, "test")
     await desk.know(esam, DOMAIN, "zone-b")
     challenge = esam.challenge()
-    assert await desk.write(esam, Item.AUTH, 1, index=2)
-    moved = request(esam, Item.AUTH, 1, challenge=challenge, index=3)
+    assert await desk.write(esam, Item.KEYS, 1, index=2)
+    moved = request(esam, Item.KEYS, 1, challenge=challenge, index=3)
     await refused(desk, moved, "at place 3")
-    shared = request(esam, Item.AUTH, 1, challenge=challenge, index=2, domain="zone-b")
+    shared = request(esam, Item.KEYS, 1, challenge=challenge, index=2, domain="zone-b")
     await refused(desk, shared, "at place 2")
     await desk.know(esam, "zone-b", DOMAIN)
     await refused(desk, moved, "at place 3")
@@ -184,13 +180,13 @@ async def test_what_is_below_the_floor_is_given_to_nobody(desk, esam):
     await desk.authority.new_version(DOMAIN, "test")
     await desk.know(esam)
     for version in (1, 2):
-        assert await desk.write(esam, Item.AUTH, version)
+        assert await desk.write(esam, Item.KEYS, version)
     early = request(esam, Item.FLOOR, 2, challenge=esam.challenge())
     await refused(desk, early, "whose floor is 1")
     await desk.authority.raise_floor(DOMAIN, 2, "test")
     await desk.authority.raise_floor(DOMAIN, 2, "test")
     assert [name for name, _ in await desk.news()].count("keys.floor_raised") == 1
-    await refused(desk, request(esam, Item.AUTH, 1, challenge=esam.challenge()), "retired")
+    await refused(desk, request(esam, Item.KEYS, 1, challenge=esam.challenge()), "retired")
     assert await desk.write(esam, Item.FLOOR, 2)
     assert set(esam.table()) == {2}
     with pytest.raises(KeysError, match="never goes down"):
@@ -226,7 +222,7 @@ async def test_another_key_encryption_key_opens_nothing_and_the_error_says_what_
     async with key_desk(tmp_path / "site", homes=[other]) as wrong:
         before = await wrong.news()
         with pytest.raises(HomeUnavailable, match=r"key-encryption key.*ostiary keys restore"):
-            await wrong.write(esam, Item.AUTH, 1)
+            await wrong.write(esam, Item.KEYS, 1)
         assert await wrong.news() == before
 
 
@@ -243,17 +239,18 @@ async def test_a_sealed_key_put_in_anothers_place_opens_nothing(desk, esam):
                 (source.stored, target.domain, target.version),
             )
     for version in (1, 2):
-        asked = request(esam, Item.AUTH, version, challenge=esam.challenge())
+        asked = request(esam, Item.KEYS, version, challenge=esam.challenge())
         await refused(desk, asked, "sealed")
 
 
-async def test_a_key_that_is_not_the_one_that_was_made_is_not_sent(desk, esam):
+@pytest.mark.parametrize("key", ["auth", "admit", "maintain"])
+async def test_a_key_that_is_not_the_one_that_was_made_is_not_sent(desk, esam, key):
     await desk.authority.create_domain(DOMAIN, desk.suite, "test")
     await desk.know(esam)
     async with desk.engine.begin() as connection:
-        await connection.exec_driver_sql("UPDATE key_versions SET auth_check = '000000'")
-    asked = request(esam, Item.AUTH, 1, challenge=esam.challenge())
-    await refused(desk, asked, "not the key it was made as")
+        await connection.exec_driver_sql(f"UPDATE key_versions SET {key}_check = '000000'")
+    asked = request(esam, Item.KEYS, 1, challenge=esam.challenge())
+    await refused(desk, asked, "not what it was made as")
 
 
 async def test_versions_end_at_255(desk):

@@ -28,7 +28,7 @@ async def desk(request, tmp_path):
 async def esam(desk):
     esam = EsamDesk(desk.site.suite.name).issue()
     await desk.know(esam)
-    assert await desk.write(esam, Item.AUTH, 1)
+    assert await desk.write(esam, Item.KEYS, 1)
     return esam
 
 
@@ -59,7 +59,7 @@ async def test_what_was_lost_comes_back_as_it_was(desk, esam, shared):
     assert [(e.serial, e.domains, e.added) for e in await desk.esams.listed()] == [
         (e.serial, e.domains, e.added) for e in known
     ]
-    assert await desk.write(esam, Item.AUTH, 2)
+    assert await desk.write(esam, Item.KEYS, 2)
     assert await desk.write(esam, Item.FLOOR, 2)
     names = [name for name, _ in await desk.news()]
     assert (names.count("keys.backed_up"), names.count("keys.restored")) == (1, 1)
@@ -74,11 +74,11 @@ async def test_people_restore_on_another_machine_without_the_sites_key(desk, esa
     kek.write_text(secrets.token_hex(32))
     async with key_desk(desk.site.path) as new:
         with pytest.raises(HomeUnavailable):
-            await new.write(esam, Item.AUTH, 1)
+            await new.write(esam, Item.KEYS, 1)
         with pytest.raises(KeysError, match="another key-encryption key"):
             await new.copying.copy_in(mine, [], "test")
         await new.copying.copy_in(data, key.shares[:2], "test")
-        assert await new.write(esam, Item.AUTH, 1)
+        assert await new.write(esam, Item.KEYS, 1)
 
 
 async def test_too_few_people_restore_nothing(desk, esam):
@@ -183,7 +183,7 @@ async def test_of_keys_in_a_token_a_backup_has_the_names(tmp_path):
         data = await desk.copying.copy_out(key, "test")
         await lose(desk)
         await desk.copying.copy_in(data, key.shares[:2], "test")
-        assert await desk.write(esam, Item.AUTH, 1)
+        assert await desk.write(esam, Item.KEYS, 1)
 
 
 async def test_the_audit_log_says_for_how_many_it_was_copied(desk):
@@ -196,7 +196,7 @@ async def test_the_audit_log_says_for_how_many_it_was_copied(desk):
 async def test_the_next_package_after_a_restore_is_announced_too(desk, esam, tmp_path):
     data = await desk.copying.copy_out(None, "test")
     await desk.copying.copy_in(data, [], "test")
-    asked = request(esam, Item.AUTH, 2, challenge=esam.challenge())
+    asked = request(esam, Item.KEYS, 2, challenge=esam.challenge())
     await desk.issuer.package(asked, "front-agent")
     assert (await desk.news())[-1][0] == "keys.package_made"
     assert esam.control_key not in bytes_of(tmp_path)

@@ -60,7 +60,7 @@ class Counter:
 
     def ask(self, requests, esam, *, version=1, agent=AGENT, counter=None, session=SESSION):
         self.asked += 1
-        asked = request(esam, Item.AUTH, version, challenge=esam.challenge())
+        asked = request(esam, Item.KEYS, version, challenge=esam.challenge())
         changes = {"counter": counter or self.asked, "session": session}
         requests.asked(agent, asked.model_copy(update=changes))
 

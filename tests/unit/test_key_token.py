@@ -6,13 +6,14 @@ import secrets
 
 import pytest
 
-from schemas.esam import KeyPlace, check_value, open_in_esam
+from schemas.esam import KeyPlace, check_values, open_in_esam
 from schemas.esam_issue import ControlKey
 from schemas.keys import Item
 from schemas.suites import INTL
 from server.config import ServerConfig
 from server.keys.home import HomeUnavailable, KeysError, LoanPlace, Source
 from server.keys.homes import open_homes
+from server.keys.sealed import SealedHome
 from server.site import create_site
 from tests.esam_desk import EsamDesk
 from tests.key_rig import (
@@ -51,10 +52,25 @@ def test_what_the_token_packs_is_byte_for_byte_what_an_esam_opens(home, item):
         body = home.floor("intl", control, CHALLENGE, place)
         assert open_in_esam(INTL, CONTROL, CHALLENGE, place, body) == b""
         return
-    body, check = home.package(Source(DOMAIN, "intl", 3, made.stored), control, CHALLENGE, place)
-    key = open_in_esam(INTL, CONTROL, CHALLENGE, place, body)
-    assert check == check_value(INTL, key)
-    assert check.hex() == getattr(made.check_values, item.value)
+    body, checks = home.package(Source(DOMAIN, "intl", 3, made.stored), control, CHALLENGE, place)
+    keys = open_in_esam(INTL, CONTROL, CHALLENGE, place, body)
+    assert checks == check_values(INTL, keys) == made.check_values
+    assert len({keys[:16], keys[16:32], keys[32:]}) == 3
+
+
+def test_token_and_database_pack_the_same_keys_into_the_same_bytes(home):
+    made = home.new_version(DOMAIN, "intl", 3)
+    control = home.keep_control_key("intl", SERIAL, CONTROL)
+    place = KeyPlace(SERIAL, 2, Item.KEYS, 3)
+    source = Source(DOMAIN, "intl", 3, made.stored)
+    body, checks = home.package(source, control, CHALLENGE, place)
+    keys = open_in_esam(INTL, CONTROL, CHALLENGE, place, body)
+    drawn = iter((keys[:16], keys[16:32], keys[32:]))
+    sealed = SealedHome("demo", bytes(32), lambda n: next(drawn) if n == 16 else bytes(n))
+    stored = sealed.new_version(DOMAIN, "intl", 3).stored
+    control = sealed.keep_control_key("intl", SERIAL, CONTROL)
+    source = Source(DOMAIN, "intl", 3, stored)
+    assert sealed.package(source, control, CHALLENGE, place) == (body, checks)
 
 
 def test_what_the_token_lends_is_byte_for_byte_what_an_esam_opens(home):
@@ -109,7 +125,7 @@ def test_nothing_of_a_session_stays_in_the_token(home, name):
             return len(list(session.get_objects()))
 
     before = count()
-    place = KeyPlace(SERIAL, 1, Item.AUTH, 1)
+    place = KeyPlace(SERIAL, 1, Item.KEYS, 1)
     home.package(Source(DOMAIN, "intl", 1, made.stored), control, CHALLENGE, place)
     assert count() == before
 
@@ -127,7 +143,7 @@ def test_a_destroyed_version_is_gone_and_destroying_again_is_no_error(home):
     for _ in range(2):
         home.destroy(source)
     with pytest.raises(HomeUnavailable, match=r"lacks version 1 of key domain zone-a: restore"):
-        home.package(source, control, CHALLENGE, KeyPlace(SERIAL, 1, Item.AUTH, 1))
+        home.package(source, control, CHALLENGE, KeyPlace(SERIAL, 1, Item.KEYS, 1))
 
 
 def test_a_new_control_key_takes_the_place_of_the_old(home):
@@ -149,17 +165,14 @@ async def test_an_esam_takes_what_comes_from_a_token(tmp_path, name):
     async with key_desk(tmp_path / "site", homes=[token_home(name)]) as desk:
         made = await desk.authority.create_domain(DOMAIN, desk.suite, "test")
         await desk.know(esam)
-        keys = []
-        for item in (Item.AUTH, Item.ADMIT, Item.MAINTAIN):
-            asked = request(esam, item, 1, challenge=esam.challenge())
-            package = await desk.issuer.package(asked, "front-agent")
-            place = KeyPlace(esam.serial, 1, item, 1)
-            challenge = bytes.fromhex(asked.challenge)
-            body = bytes.fromhex(package.body)
-            keys.append(open_in_esam(INTL, esam.control_key, challenge, place, body))
-            assert await desk.write(esam, item, 1)
-        held = {purpose.name.lower(): check.hex() for purpose, check in esam.table()[1].items()}
-        assert held == made.model_dump()
+        asked = request(esam, Item.KEYS, 1, challenge=esam.challenge())
+        package = await desk.issuer.package(asked, "front-agent")
+        place = KeyPlace(esam.serial, 1, Item.KEYS, 1)
+        challenge, body = bytes.fromhex(asked.challenge), bytes.fromhex(package.body)
+        opened = open_in_esam(INTL, esam.control_key, challenge, place, body)
+        keys = [opened[:16], opened[16:32], opened[32:]]
+        assert await desk.write(esam, Item.KEYS, 1)
+        assert esam.table() == {1: made}
         await desk.authority.new_version(DOMAIN, "test")
         await desk.authority.raise_floor(DOMAIN, 2, "test")
         await desk.authority.destroy(DOMAIN, 1, "test")

@@ -132,7 +132,7 @@ async def test_keys_that_are_away_are_one_alarm_and_no_agents_fault(desk, slot, 
         issuer = Issuer(**common, announced=lambda: None)
         esam = EsamDesk("intl").issue()
         await desk.know(esam)
-        asked = request(esam, Item.AUTH, 1, challenge=esam.challenge())
+        asked = request(esam, Item.KEYS, 1, challenge=esam.challenge())
         with pytest.raises(HomeUnavailable):
             await issuer.package(asked, AGENT)
         authority = KeyAuthority(**common, announced=lambda: None)
@@ -143,7 +143,7 @@ async def test_keys_that_are_away_are_one_alarm_and_no_agents_fault(desk, slot, 
         slot.refusal, clock.now_s = None, PAUSE_S
         while home._home is None:  # noqa: ASYNC110 nothing tells of it
             await asyncio.sleep(0)
-        assert (await issuer.package(asked, AGENT)).check_value
+        assert (await issuer.package(asked, AGENT)).check_values
         watching.cancel()
     assert alarms.empty()
 
@@ -165,7 +165,7 @@ async def test_of_a_batch_each_gets_its_own_answer(desk):
     for number, esam in enumerate(esams):
         await desk.know(esam, agent=f"agent-{number}")
     asked = [
-        Asked(f"agent-{n}", request(e, Item.AUTH, 1, challenge=e.challenge()))
+        Asked(f"agent-{n}", request(e, Item.KEYS, 1, challenge=e.challenge()))
         for n, e in enumerate(esams)
     ]
     asked[1] = Asked("agent-0", asked[1].request)
@@ -197,7 +197,7 @@ async def test_what_is_withdrawn_or_retired_while_a_package_is_made_is_not_given
             return make(*args)
 
         home.package = package
-        asked = request(esam, Item.AUTH, version, challenge=esam.challenge())
+        asked = request(esam, Item.KEYS, version, challenge=esam.challenge())
         with pytest.raises(KeysError, match="was changed as agent"):
             await desk.issuer.package(asked, AGENT)
         home.package = make

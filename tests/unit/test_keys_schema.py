@@ -7,14 +7,15 @@ from datetime import timedelta
 import pytest
 from pydantic import ValidationError
 
-from schemas.esam import KeyPlace, check_value, open_in_esam, seal_for_esam
+from schemas.esam import KeyPlace, check_value, check_values, open_in_esam, seal_for_esam
 from schemas.keys import (
+    FLOOR_BODY_BYTES,
+    KEYS_BODY_BYTES,
     PACKAGE_LIFE,
     CheckValues,
     Item,
     KeyPackage,
     KeyRequest,
-    Purpose,
     StageOrder,
 )
 from schemas.root import AGENT_PURPOSES, ROLE_PURPOSES
@@ -38,9 +39,9 @@ PACKAGE = {
     **PLACE,
     "audience": "front-agent",
     "expires": MOMENT + timedelta(seconds=60),
-    "item": Item.AUTH,
-    "check_value": "00aabb",
-    "body": "01" + "ab" * 24,
+    "item": Item.KEYS,
+    "check_values": CHECKS,
+    "body": "01" + "ab" * 56,
 }
 ORDER = {
     **COMMON,
@@ -68,7 +69,7 @@ def test_who_may_say_what():
     [
         KeyRequest(**COMMON, **PLACE, audience="server", item=Item.FLOOR),
         KeyPackage(**PACKAGE),
-        KeyPackage(**PACKAGE | {"item": Item.FLOOR, "check_value": None, "body": "01" + "ab" * 8}),
+        KeyPackage(**PACKAGE | {"item": Item.FLOOR, "check_values": None, "body": "01" + "ab" * 8}),
         StageOrder(**ORDER),
         StageOrder(**ORDER | {"check_values": None, "floor": 3}),
     ],
@@ -85,15 +86,18 @@ def test_a_statement_survives_its_own_json(statement):
         {"expires": None},
         {"expires": MOMENT + timedelta(seconds=61)},
         {"expires": MOMENT},
-        {"check_value": None},
-        {"check_value": "00aab"},
-        {"check_value": "00AABB"},
+        {"check_values": None},
+        {"check_values": {"auth": "00aabb", "admit": "11aabb"}},
+        {"check_values": {**CHECKS.model_dump(), "admit": "11AABB"}},
         {"item": Item.FLOOR},
-        {"item": Item.FLOOR, "check_value": None},
+        {"item": Item.FLOOR, "check_values": None},
         {"item": "control"},
-        {"body": "02" + "ab" * 24},
-        {"body": "01" + "ab" * 23},
-        {"body": "01" + "ab" * 25},
+        {"item": "auth"},
+        {"body": "02" + "ab" * 56},
+        {"body": "01" + "ab" * 55},
+        {"body": "01" + "ab" * 57},
+        {"body": "01" + "ab" * 24},
+        {"body": "01" + "ab" * 8},
         {"body": ""},
         {"index": 0},
         {"index": 16},
@@ -134,24 +138,20 @@ def test_an_order_that_is_not_whole_is_refused(changes):
         StageOrder(**ORDER | changes)
 
 
-def test_a_purpose_has_an_item_and_a_floor_is_none():
-    assert {item.purpose for item in Item} == {*Purpose, None}
-    assert Item.FLOOR.purpose is None
-
-
 @pytest.mark.parametrize("name", ["gm", "intl"])
 def test_what_is_sealed_for_an_esam_is_opened_in_it(name):
     algorithms, control, challenge = suite(name), bytes(range(16)), bytes(range(16, 32))
     for item in Item:
         place = KeyPlace(bytes(8), 3, item, 7)
-        key = b"" if item is Item.FLOOR else b"k" * 16
-        data = seal_for_esam(algorithms, control, challenge, place, key)
-        assert key == b"" or key not in data
-        assert open_in_esam(algorithms, control, challenge, place, data) == key
+        keys = b"" if item is Item.FLOOR else bytes(range(48))
+        data = seal_for_esam(algorithms, control, challenge, place, keys)
+        assert len(data) == (FLOOR_BODY_BYTES if item is Item.FLOOR else KEYS_BODY_BYTES)
+        assert keys == b"" or not any(keys[at : at + 8] in data for at in range(0, 48, 8))
+        assert open_in_esam(algorithms, control, challenge, place, data) == keys
         with pytest.raises(ValueError, match="bytes"):
-            seal_for_esam(algorithms, control, challenge, place, key + b"x")
+            seal_for_esam(algorithms, control, challenge, place, keys + b"x")
         with pytest.raises(ValueError, match="challenge"):
-            seal_for_esam(algorithms, control, b"", place, key)
+            seal_for_esam(algorithms, control, b"", place, keys)
         with pytest.raises(BadProtection):
             open_in_esam(algorithms, control, challenge, place, b"")
 
@@ -160,3 +160,6 @@ def test_a_check_value_is_of_the_zero_block():
     # FIPS 197's AES-128 of zeros under the zero key: 66e94bd4ef8a2c3b884cfa59ca342b2e
     assert check_value(suite("intl"), bytes(16)).hex() == "66e94b"
     assert len(check_value(suite("gm"), bytes(16))) == 3
+    keys = b"a" * 16 + bytes(16) + b"m" * 16
+    assert check_values(suite("intl"), keys).admit == "66e94b"
+    assert len(set(check_values(suite("intl"), keys).model_dump().values())) == 3
