@@ -55,8 +55,7 @@ def test_a_version_that_is_written_again_has_none_of_the_keys_before(desk):
     assert desk.table() == {1: check_values(desk.suite, keys), 2: desk.checks(2)}
     for purpose, key in zip(Purpose, (keys[:16], keys[16:32], keys[32:]), strict=True):
         desk.secrets[1][purpose] = key
-        before = desk.lend(CARD, TRANSPORT_KEY)
-        assert before.ok
+        assert desk.lend(CARD, TRANSPORT_KEY).ok
         desk.init(purpose, 1, CARD)
         header = write_header(purpose)
         body = desk.crypt(Operation.PROTECT_KEY, HEADERS[purpose] + header + CHALLENGE)
