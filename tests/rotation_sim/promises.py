@@ -157,7 +157,9 @@ class Promises:
         """Another chip has a floor of its own."""
         self._floors.pop(f"{lock} chip", None)
 
-    def injected(self, lock: SimLock, package: Any, before: EsamImage, answer: bytes) -> None:
+    def injected(
+        self, lock: SimLock, esam: str, apdu: bytes, before: EsamImage, answer: bytes
+    ) -> None:
         """A package that is given to an ESAM by who found it does nothing, to any ESAM.
 
         But for the one that is on its way: that is taken, by the chip that asked for it.
@@ -165,11 +167,6 @@ class Promises:
         if answer != b"\x90\x00":
             assert lock.chip.image.domains == before.domains
             return
-        assert package.esam == lock.chip.image.serial.hex(), "another ESAM took it"
-        header = (
-            (0x84, 0xD6, 0) if package.item.purpose is None else (0x84, 0xD4, package.item.purpose)
-        )
-        body = bytes.fromhex(package.body)
-        apdu = bytes((*header, package.version, len(body))) + body
+        assert esam == lock.chip.image.serial.hex(), "another ESAM took it"
         self._world.taken[apdu] += 1
         assert self._world.taken[apdu] == 1, "a package was taken twice"

@@ -21,6 +21,7 @@ from edge_agent.virtual.esam_os import VirtualEsam
 from schemas.esam_issue import ControlKey
 from schemas.reasons import Reason
 from schemas.suites import SuiteName, suite
+from tests.key_rig import command
 from tests.rotation_sim.centre import Centre, Row
 from tests.rotation_sim.chips import Secrets
 from tests.rotation_sim.lock import SimLock
@@ -168,20 +169,14 @@ class World:
                 package = self.chance.choice(packages)
             if self.chance.random() < 0.8:
                 lock = self.locks.get(package.audience, lock)
-            body = bytes.fromhex(package.body)
-            purpose = package.item.purpose
-            header = (
-                (0x84, 0xD6, 0, package.version)
-                if purpose is None
-                else (0x84, 0xD4, purpose, package.version)
-            )
+            apdu = command(package)
             before = lock.chip.image
             lock.chip.arm(None)
             try:
-                answer = lock.chip.transmit(bytes((*header, len(body))) + body)
+                answer = lock.chip.transmit(apdu)
             except CardRemoved:
                 return  # it has no power
-            self.promises.injected(lock, package, before, answer)
+            self.promises.injected(lock, package.esam, apdu, before, answer)
 
     def connect(self, lock: SimLock) -> None:
         lock.connected = True
