@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -146,6 +148,7 @@ def soft_token() -> Path:
     require_module("pkcs11", "pip install 'ostiary[hsm]'")
     program = require_program("softhsm2-util", "softhsm2")
     folder = Path(mkdtemp(prefix="ostiary-token-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "tokens").mkdir()
     settings = folder / "softhsm2.conf"
     settings.write_text(f"directories.tokendir = {folder}/tokens\nlog.level = ERROR\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import secrets
 import shutil
@@ -269,7 +270,9 @@ _SITES: dict[str, Path] = {}
 
 
 async def _make(suite: str) -> Path:
-    path = Path(mkdtemp(prefix="ostiary-site-")) / "site"
+    folder = Path(mkdtemp(prefix="ostiary-site-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "site"
     async with key_desk(path, suite) as made, made.engine.begin() as connection:
         for name in ("mei", "bo"):
             values = {"id": name, "name": name, "note": "", "cleared": 0, "revision": 1}
