@@ -12,8 +12,8 @@ from server.core.rotation import Order
 AT_ONCE = 256
 """Orders of one domain that are with a lock, and neither answered nor expired.
 
-A lock has its keys after a question and its answer; the key authority makes thousands of
-packages a second. So it is this many locks, and not the server, that set the pace on a slow network.
+A lock has its keys after a question and its answer; the key authority makes some thousand packages
+a second. So it is this many locks, and not the server, that set the pace on a slow network.
 """
 FIRST_WAIT = timedelta(seconds=5)
 LAST_WAIT = timedelta(minutes=10)
