@@ -24,7 +24,7 @@ from server.core.rotation import Picture
 from server.ingest.heads import Row
 from server.model.bindings import rekey, serves, serving
 from server.store.model_tables import bindings, cards
-from server.store.rotations import put_pictures
+from server.store.rotations import LockedOut, add_lockout, put_pictures
 
 BY_VERSION = frozenset(
     {
@@ -36,24 +36,14 @@ BY_VERSION = frozenset(
 _OURS = frozenset({"keys.held", "keys.refused", "access.denied", "access.granted"})
 
 
-@dataclass(frozen=True)
-class LockedOut:
-    """A good card that was refused, and where."""
-
-    domain: str
-    card: str
-    agent: str
-    door: str
-
-
 @dataclass
 class News:
     """What was said since it was last asked, by agent and domain."""
 
     pictures: dict[tuple[str, str], Picture] = field(default_factory=dict)
     refusals: dict[tuple[str, str], KeysRefused] = field(default_factory=dict)
-    locked_out: dict[str, LockedOut] = field(default_factory=dict)
-    """By the event's id."""
+    locked_out: bool = False
+    """Somebody with a good card was: there is one more to be counted."""
 
     def __bool__(self) -> bool:
         return bool(self.pictures or self.refusals or self.locked_out)
@@ -139,6 +129,6 @@ class LockKeys:
         )
         bound = (await connection.execute(query)).one_or_none()
         if bound is not None and opens & {bound.key_version, bound.other_version}:
-            self._news.locked_out[event] = LockedOut(
-                domain, card, row.source, str(data.get("door"))
-            )
+            out = LockedOut(event, domain, card, row.source, str(data.get("door"))[:63])
+            await add_lockout(connection, out)
+            self._news.locked_out = True

@@ -48,9 +48,17 @@ class RotationSteps:
         self._announced()
 
     async def take(
-        self, standing: Standing, step: Step, by: str, back: Campaign | None = None
+        self,
+        standing: Standing,
+        step: Step,
+        by: str,
+        back: Campaign | None = None,
+        counted: rows.LockedOut | None = None,
     ) -> None:
-        """Commit a step and what follows from it; then it is so."""
+        """Commit a step and what follows from it; then it is so.
+
+        `back` undoes the campaign that the step ends; `counted` is what the step counts.
+        """
         name, now = standing.domain.name, self._clock.now()
         prefers = [effect for effect in step.effects if isinstance(effect, Prefer)]
         for effect in step.effects:  # again after a crash they are no error
@@ -62,6 +70,8 @@ class RotationSteps:
                 standing.domain = replace(standing.domain, checks=kept)
         async with self._engine.begin() as connection:
             await rows.put_rotation(connection, step.campaign, now)
+            if counted is not None:
+                await rows.forget_lockout(connection, counted)
             for prefer in prefers:
                 await rows.prefer(connection, name, prefer)
                 revision = await next_revision(connection)

@@ -27,7 +27,7 @@ from server.core.rotation import (
 from server.core.rotation_plan import plan
 from server.core.rotation_waves import waves
 from server.distribution.key_standing import Standing, Standings
-from server.distribution.lock_keys import LockedOut, LockKeys
+from server.distribution.lock_keys import LockKeys
 from server.distribution.rotation_steps import RotationSteps
 from server.distribution.stage_orders import StageOrders
 from server.ingest.pipeline import DATABASE_ERRORS
@@ -66,7 +66,8 @@ class Rotations:
         self._clock, self._present, self._new_id = clock, present, new_id
         self._here: frozenset[str] = frozenset()
         self._anew: set[str] = set()
-        self._locked_out: list[LockedOut] = []
+        self._uncounted = True
+        """Whether somebody may be locked out whom no campaign has counted."""
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
 
@@ -90,7 +91,7 @@ class Rotations:
         news = self._lock_keys.taken()
         if news:
             self._standings.take_in(news)
-            self._locked_out += news.locked_out.values()
+            self._uncounted |= news.locked_out
             self._wake.set()
 
     def floors(self, agent: str) -> Mapping[str, int]:
@@ -284,21 +285,33 @@ class Rotations:
             await self._orders.send(standing.domain.name, standing.suite, due)
 
     async def _count_locked_out(self) -> None:
-        while self._locked_out:
-            out = self._locked_out[0]
+        if not self._uncounted:
+            return
+        async with self._engine.connect() as connection:
+            waiting = await rows.read_lockouts(connection)
+        standings = {standing.domain.name: standing for standing in self._standings.all()}
+        for out in waiting:
             log.error("locked_out", domain=out.domain, card=out.card, door=out.door)
-            standing = await self._standings.of(out.domain)
-            lock = standing.locks.get(out.agent)
-            if standing.campaign is not None and not (lock and lock.quarantined):
+            standing = standings.get(out.domain)
+            lock = standing.locks.get(out.agent) if standing else None
+            if standing and standing.campaign and not (lock and lock.quarantined):
                 step = core.locked_out(standing.campaign, out.card, out.door)
-                await self._take(standing, step, ITSELF)
-            del self._locked_out[0]  # counted, or of no campaign
+                await self._take(standing, step, ITSELF, counted=out)
+            else:  # of no campaign any more
+                async with self._engine.begin() as connection:
+                    await rows.forget_lockout(connection, out)
+        self._uncounted = False
 
     async def _take(
-        self, standing: Standing, step: Step, by: str, back: Campaign | None = None
+        self,
+        standing: Standing,
+        step: Step,
+        by: str,
+        back: Campaign | None = None,
+        counted: rows.LockedOut | None = None,
     ) -> None:
         try:
-            await self._steps.take(standing, step, by, back)
+            await self._steps.take(standing, step, by, back, counted)
         except BaseException:
             self._standings.stale = True  # it may be written, and only the answer is lost
             raise

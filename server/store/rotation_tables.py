@@ -62,3 +62,14 @@ rotation_locks = Table(
     Column("wave", Integer, nullable=False),
     Column("quarantined", Boolean, nullable=False),
 )
+
+rotation_lockouts = Table(
+    "rotation_lockouts",
+    metadata,
+    Column("event", String(40), primary_key=True),
+    Column("domain", String(63), nullable=False),
+    Column("card", String(16), nullable=False),
+    Column("agent", String(63), nullable=False),
+    Column("door", String(63), nullable=False),
+)
+"""Good cards that were refused by their key version, until the campaign has counted them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, cast
 
@@ -18,7 +18,24 @@ from server.clock import from_microseconds, microseconds
 from server.core.rotation import ENDED, Campaign, Lock, Picture, Prefer, State
 from server.core.rotation_waves import LAST_WAVE
 from server.store.model_tables import bindings, cards, doors
-from server.store.rotation_tables import domain_versions, lock_keys, rotation_locks, rotations
+from server.store.rotation_tables import (
+    domain_versions,
+    lock_keys,
+    rotation_lockouts,
+    rotation_locks,
+    rotations,
+)
+
+
+@dataclass(frozen=True)
+class LockedOut:
+    """A good card that was refused because of its key version: by which event, and where."""
+
+    event: str
+    domain: str
+    card: str
+    agent: str
+    door: str
 
 
 @dataclass(frozen=True)
@@ -182,6 +199,24 @@ async def set_quarantined(
     for agent in wanted:
         ours = (rotation_locks.c.rotation == rotation) & (rotation_locks.c.agent == agent)
         await connection.execute(update(rotation_locks).where(ours).values(quarantined=quarantined))
+
+
+async def add_lockout(connection: AsyncConnection, out: LockedOut) -> None:
+    """One that is to be counted, in the transaction of its event."""
+    await connection.execute(insert(rotation_lockouts).values(asdict(out)))
+
+
+async def read_lockouts(connection: AsyncConnection) -> list[LockedOut]:
+    """Those that no campaign has counted."""
+    query = select(rotation_lockouts).order_by(rotation_lockouts.c.event)
+    return [LockedOut(**row._mapping) for row in await connection.execute(query)]
+
+
+async def forget_lockout(connection: AsyncConnection, out: LockedOut) -> None:
+    """It is counted, in the transaction of the campaign's step, or is of no campaign."""
+    await connection.execute(
+        delete(rotation_lockouts).where(rotation_lockouts.c.event == out.event)
+    )
 
 
 async def cards_by_version(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from server.core.rotation import NotNow
+from server.store import rotations as rows
 from tests.campaign_rig import SHED, ZONE, campaigns
 
 CARD = "0102030405060708"
@@ -73,6 +75,32 @@ async def test_a_refusal_at_a_lock_is_counted_though_the_database_fails_meanwhil
     await rig.until(campaign.id, "paused")
     await rig.looked()
     assert (await rig.campaign(campaign.id)).lockouts == 1
+
+
+async def test_a_refusal_is_counted_though_the_process_ends_before_the_campaign_stops(rig):
+    await rig.add_card(CARD)
+    campaign = await overlapping(rig)
+    await rig.stop()
+    await rig.denies("agent-1", CARD)
+    await rig.restart()
+    await rig.until(campaign.id, "paused")
+    await rig.restart()
+    await rig.looked()
+    assert (await rig.campaign(campaign.id)).lockouts == 1
+
+
+async def test_a_refusal_in_a_domain_without_a_campaign_any_more_is_forgotten(rig):
+    await rig.add_card(CARD)
+    campaign = await overlapping(rig)
+    await rig.stop()
+    await rig.denies("agent-1", CARD)
+    async with rig.engine.begin() as connection:
+        assert len(await rows.read_lockouts(connection)) == 1
+        await rows.put_rotation(connection, replace(campaign, state="completed"), rig.clock.now())
+    await rig.restart()
+    await rig.looked()
+    async with rig.engine.connect() as connection:
+        assert await rows.read_lockouts(connection) == []
 
 
 @pytest.mark.parametrize("written", [True, False])
