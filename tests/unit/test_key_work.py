@@ -145,6 +145,8 @@ async def test_keys_that_are_away_are_one_alarm_and_no_agents_fault(desk, slot, 
             await asyncio.sleep(0)
         assert (await issuer.package(asked, AGENT)).check_values
         watching.cancel()
+        # the database is closed next: who still reads from it would wait for ever
+        await asyncio.gather(watching, return_exceptions=True)
     assert alarms.empty()
 
 

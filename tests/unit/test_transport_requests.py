@@ -192,6 +192,7 @@ async def test_of_a_windows_questions_the_newest_is_answered_and_other_windows_h
     task = asyncio.create_task(requests.run())
     sent = [(await desk.sent.get())[1] for _ in range(2)]
     task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
     assert desk.sent.empty()
     assert len(sent) == 2
 
