@@ -8,65 +8,40 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import insert, select
 
-from schemas.chain import Head, compose_line, parse_line
-from schemas.event_data import KeysHeld, KeysRefused
-from schemas.events import event_type
-from schemas.keys import CheckValues, StageOrder
+from schemas.keys import StageOrder
 from schemas.statement import open_statement
-from schemas.suites import suite
 from schemas.topics import STAGE, down
 from server.clock import microseconds
-from server.core.rotation import Campaign
+from server.core.rotation import Campaign, Picture
 from server.distribution.key_standing import Standings
 from server.distribution.lock_keys import LockKeys
 from server.distribution.rotation_steps import RotationSteps
 from server.distribution.rotations import Rotations
 from server.distribution.stage_orders import StageOrders
-from server.ingest.heads import Row
 from server.ingest.ledger import Ledger
 from server.keys.authority import KeyAuthority
+from server.model.bindings import rekey
 from server.store import rotations as rows
 from server.store.announcements import announcements
 from server.store.model_tables import bindings, cards, doors, persons, touched
+from tests.campaign_lock import ZONE, Chains, FakeLock
 from tests.key_rig import KeyDesk, key_desk
 from tests.mortal_engine import Mortal, Stopped
 from tests.orders_rig import FakeClock
 from tests.site_keys import SiteKeys
 
-SITE, ZONE, SHED = "demo", "zone-a", "shed"
-SUITE = suite("intl")
-OWN = CheckValues(auth="0a0a0a", admit="0b0b0b", maintain="0c0c0c")
+SITE, SHED = "demo", "shed"
 LIMIT_S = 20
-
-
-@dataclass
-class FakeLock:
-    """An agent with one door of the domain; what it holds outlives the server."""
-
-    agent: str
-    domain: str = ZONE
-    held: dict[int, CheckValues] = field(default_factory=dict)
-    floor: int = 1
-    preferred: int = 1
-    accepted: tuple[int, ...] = ()
-    online: bool = True
-    refuses: str = ""
-    """Why it takes no keys; empty: it does."""
-    silent: bool = False
-    """It hears orders and says nothing."""
-    deaf: bool = False
-    """No policy reaches it."""
-    orders: list[StageOrder] = field(default_factory=list)
 
 
 class Campaigns:
@@ -83,9 +58,12 @@ class Campaigns:
         self.changed = asyncio.Condition()
         self.died = asyncio.Event()
         self._executor, self._ids = executor, itertools.count(1)
-        self._heads: dict[str, Head] = {}
+        self._chains = Chains(SITE)
         self._ingest, self._policing = asyncio.Lock(), asyncio.Lock()
         self._looks = 0
+        self.policies = 0
+        """How often the policies of doors had to be made anew."""
+        self._words, self._last_word = 0, -1
         self._told: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
         self.make()
@@ -112,7 +90,7 @@ class Campaigns:
             steps=RotationSteps(
                 **common,
                 announced=self._announced,
-                policies_changed=lambda: self._told.put_nowait(None),
+                policies_changed=self._policies_changed,
             ),
             orders=StageOrders(
                 site=SITE,
@@ -147,12 +125,19 @@ class Campaigns:
         self.mortal.dies_at = None
         self.make()
         await self.start()
-        self.rotations.model_changed()
+        await self.model_changed()
         for lock in self.locks.values():
             # An agent that hears the server again is told the newest policy, and says again what
             # was not acknowledged: the end may have come between its deed and its word.
             await self.policy(lock)
             await self.says_held(lock)
+
+    async def restart_after(self, words: int) -> None:
+        """The process ends when so many more words of locks are stored, the last not taken in."""
+        self._last_word = self._words + words
+        with pytest.raises(Stopped):
+            await self.when(lambda: False)
+        await self.restart()
 
     async def _run(self) -> None:
         try:
@@ -167,11 +152,16 @@ class Campaigns:
 
     # The model.
 
-    async def add_lock(self, agent: str, domain: str = ZONE, **changes: Any) -> FakeLock:
-        """An agent that serves one door of the domain and has its keys as they are now."""
+    async def add_lock(
+        self, agent: str, domain: str = ZONE, *, new: bool = False, **changes: Any
+    ) -> FakeLock:
+        """An agent that serves one door of the domain and has its keys as they are now.
+
+        `new`: it has none yet, and has said nothing.
+        """
         lock = FakeLock(agent, domain, **changes)
         known = {d.name: d for d in await self.authority.domains()}
-        if not lock.held and domain in known:
+        if not (new or lock.held) and domain in known:
             lock.held = {1: known[domain].versions[0].check_values}
         self.locks[agent] = lock
         async with self.engine.begin() as connection:
@@ -179,8 +169,9 @@ class Campaigns:
             await connection.execute(
                 insert(doors).values(id=f"door-{agent}", agent=agent, domain=domain, **row)
             )
-        await self.says_held(lock)
-        self.rotations.model_changed()
+        if not new:
+            await self.says_held(lock)
+        await self.model_changed()
         return lock
 
     async def add_card(
@@ -212,6 +203,22 @@ class Campaigns:
                 )
             )
 
+    async def model_changed(self) -> None:
+        """The server has read all anew; what comes while it reads may wait for the next time."""
+        self.rotations.model_changed()
+        await self.looked()
+
+    async def rekeyed(self, card: str, old: int, new: int) -> None:
+        """The card has keys of the version `new` now, beside those that it opened with."""
+        self.clock.pass_time(1)
+        async with self.engine.begin() as connection:
+            await rekey(connection, card, ZONE, old, new, "0" * 16 + "-2", self.clock.now())
+
+    async def versions(self, domain: str = ZONE) -> rows.Versions:
+        """What doors of the domain are to ask for."""
+        async with self.engine.connect() as connection:
+            return (await rows.read_versions(connection)).get(domain, rows.Versions())
+
     # What locks say.
 
     async def event(
@@ -222,34 +229,17 @@ class Campaigns:
             await self._commit(agent, name, data, time or self.clock.now())
 
     async def _commit(self, agent: str, name: str, data: dict[str, Any], time: datetime) -> None:
-        head = self._heads.get(agent) or Head(SUITE.digest(agent.encode()).hex()[:16])
-        line, head = compose_line(
-            head,
-            SUITE.digest,
-            source=f"/sites/{SITE}/agents/{agent}",
-            type=event_type(name),
-            subject=f"agents/{agent}",
-            time=time,
-            data=data | {"clock": {"status": "synced"}},
-        )
-        row = Row(agent, parse_line(line, SUITE.digest), None)
+        row, head = self._chains.next(agent, name, data, time)
         now_us = microseconds(self.clock.now())
         await self.ledger.commit([row], {(agent, head.chain): head}, now_us)
-        self._heads[agent] = head
+        self._chains.heads[agent] = head
+        self._words += 1
+        if self._words == self._last_word:
+            raise Stopped
         self.rotations.told()
 
     async def says_held(self, lock: FakeLock, time: datetime | None = None) -> None:
-        held = KeysHeld(
-            clock={"status": "synced"},
-            domain=lock.domain,
-            suite="intl",
-            esam=None,
-            held=lock.held,
-            floor=lock.floor,
-            preferred=lock.preferred,
-            accepted=lock.accepted,
-        )
-        await self.event(lock.agent, "keys.held", held.model_dump(mode="json"), time)
+        await self.event(lock.agent, "keys.held", lock.keys_held(), time)
 
     async def denies(
         self, agent: str, card: str, reason: str = "key_version_retired", domain: str = ZONE
@@ -263,15 +253,18 @@ class Campaigns:
         if lock.deaf or not lock.online:
             return
         async with self._policing:  # an agent takes no older policy after a newer one
-            await self._police(lock)
+            if lock.ask_for(await self.versions(lock.domain)):
+                await self.says_held(lock)
 
-    async def _police(self, lock: FakeLock) -> None:
-        async with self.engine.connect() as connection:
-            versions = (await rows.read_versions(connection)).get(lock.domain, rows.Versions())
-        if (lock.preferred, lock.accepted) != (versions.preferred, versions.accepted):
-            assert versions.preferred in lock.held, f"{lock.agent} has not what it is to prefer"
-            lock.preferred, lock.accepted = versions.preferred, versions.accepted
-            await self.says_held(lock)
+    async def comes_back(self, lock: FakeLock) -> None:
+        """A lock that was away is there again; what it lacks it is given before it prefers it."""
+        lock.online = lock.was_away = True
+        self.rotations._wake.set()
+        await self.policy(lock)
+
+    def _policies_changed(self) -> None:
+        self.policies += 1
+        self._told.put_nowait(None)
 
     async def _publish(self, topic: str, payload: bytes, retain: bool) -> None:
         assert not retain
@@ -300,26 +293,9 @@ class Campaigns:
         await self._announce_change()
         if lock.silent or not lock.online:
             return
-        if lock.refuses:
-            refused = KeysRefused(
-                clock={"status": "synced"},
-                domain=lock.domain,
-                version=order.version,
-                reason="failed",
-                detail=lock.refuses,
-            )
-            await self.event(lock.agent, "keys.refused", refused.model_dump(mode="json"))
-            return
-        self.check(lock, order)
-        lock.held[order.version] = order.check_values or OWN
-        lock.floor = max(lock.floor, order.floor)
-        lock.held = {v: checks for v, checks in lock.held.items() if v >= lock.floor}
-        await self.says_held(lock)
-
-    def check(self, lock: FakeLock, order: StageOrder) -> None:
-        """No order may take from a lock what its own doors ask for."""
-        asks = [lock.preferred, *lock.accepted]
-        assert order.floor <= min(asks), f"{lock.agent} would lose what it asks for"
+        await self.event(lock.agent, *lock.obey(order))
+        if lock.was_away:
+            await self.policy(lock)
 
     # What a test waits for.
 
@@ -347,10 +323,29 @@ class Campaigns:
             while not there():
                 await self.next()
 
+    async def hold(self, version: int, *agents: str) -> None:
+        """The server knows that these have the version; none are named: that all have."""
+        await self._said(lambda picture: version in picture.held, agents, ZONE)
+
+    async def prefer(self, version: int, *agents: str, domain: str = ZONE) -> None:
+        """The server knows that these prefer the version; none are named: that all do."""
+        await self._said(lambda picture: picture.preferred == version, agents, domain)
+
+    async def _said(
+        self, there: Callable[[Picture], bool], agents: Collection[str], domain: str
+    ) -> None:
+        def so() -> bool:
+            locks = {s.domain.name: s.locks for s in self.standings.all()}.get(domain, {})
+            pictures = [locks[a].picture if a in locks else None for a in agents or locks]
+            return bool(pictures) and all(p is not None and there(p) for p in pictures)
+
+        await self.when(so)
+
     async def looked(self) -> None:
-        """The server has looked at everything once more."""
-        before = self._looks
-        self.rotations._wake.set()
+        """The server has looked at everything once more, with all that is so by now."""
+        async with self.rotations._turn:
+            before = self._looks
+            self.rotations._wake.set()
         await self.when(lambda: self._looks > before)
         async with self.rotations._turn:
             pass

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, select
 
 from edge_agent.card.application import UnlockQuestion
 from edge_agent.card.layout import Info, Slot
@@ -23,11 +23,12 @@ from server.keys.home import KeysError
 from server.model.bindings import bind, unbind
 from server.store.model_tables import bindings, doors
 from server.store.rotations import Versions
+from tests.campaign_lock import ZONE
+from tests.campaign_rig import SHED, campaigns
 from tests.card_desk import Desk
 from tests.copy_desk import overlap, saying
 from tests.esam_desk import EsamDesk
 from tests.key_rig import AGENT, request
-from tests.rotation_rig import rig_of
 from tests.transport_rig import CARD, DOMAIN, MOMENT, OTHER, event, transport_desk
 
 BOS = "2122232425262728"
@@ -175,51 +176,56 @@ async def test_binding_by_its_word_makes_nobody_the_holder_and_reaches_no_other_
     assert (await desk.owner(OTHER), await desk.owner(BOS)) == ("mei", "bo")
 
 
-# A rotation in a domain of three locks; `a` is the one whose key leaked.
+# A rotation in a domain of three locks; `agent-0` is the one whose key leaked.
 
 
 @pytest.fixture
 async def rig(tmp_path):
-    async with rig_of(tmp_path, "a", "b", "c") as made:
+    async with campaigns(tmp_path / "site") as made:
         await made.add_card(CARD)
         yield made
 
 
 def lie(rig, **changes):
-    held = dict(rig.locks["b"].held)
-    said = {"domain": DOMAIN, "suite": "intl", "esam": None, "held": held}
-    return said | {"floor": 1, "preferred": 1, "accepted": ()} | changes
+    honest = rig.locks["agent-1"].keys_held()
+    return honest | {"floor": 1, "preferred": 1, "accepted": []} | changes
 
 
 async def started(rig):
-    campaign = await rig.rotations.plan(DOMAIN, "test")
+    campaign = await rig.rotations.plan(ZONE, "test")
     await rig.rotations.start(campaign.id, "test")
     return campaign.id
 
 
-async def test_a_lie_about_its_keys_activates_nothing_before_the_others_have_them(rig):
-    rig.locks["b"].there = False
+async def overlapping(rig):
     rotation = await started(rig)
-    rig.locks["a"].there = False
-    checks = await rig.desk.authority.check_values(DOMAIN, 2)  # an order has told the thief
-    held = rig.locks["a"].held | {2: checks.model_dump()}
-    await rig.event("a", "keys.held", lie(rig, held=held))
-    await rig.look(5)
-    assert await rig.state(rotation) == "staging"
+    await rig.until(rotation, "overlap")
+    await rig.prefer(2)
+    return rotation
+
+
+async def test_a_lie_about_its_keys_activates_nothing_before_the_others_have_them(rig):
+    thief, honest = rig.locks["agent-0"], rig.locks["agent-1"]
+    thief.silent = thief.deaf = True  # the true device hears nothing, and the thief speaks for it
+    honest.online = False
+    rotation = await started(rig)
+    await rig.when(lambda: thief.orders)
+    checks = thief.orders[-1].check_values
+    held = {**lie(rig)["held"], "2": checks.model_dump()}
+    await rig.event("agent-0", "keys.held", lie(rig, held=held))
+    await rig.hold(2, "agent-0", "agent-2")
+    await rig.looked()
+    assert (await rig.campaign(rotation)).state == "staging"
     with pytest.raises(NotNow):
         await rig.rotations.activate(rotation, "test")
     assert (await rig.versions()).preferred == 1
-    rig.locks["b"].there = True
-    await rig.look(3)
-    assert await rig.state(rotation) == "overlap"
+    await rig.comes_back(honest)
+    await rig.until(rotation, "overlap")
     # The true device has version 1 alone, and goes on with it: nobody is shut out anywhere.
-    settings = DoorSettings(domain=DOMAIN, suite="intl", key_version=2, accepted_key_versions=(1,))
-    asked = {
-        agent: UnlockQuestion.of("demo", settings, frozenset(rig.locks[agent].held))
-        for agent in ("a", "b")
-    }
-    assert (asked["a"].key_version, asked["a"].accepted_key_versions) == (1, ())
-    assert (asked["b"].key_version, asked["b"].accepted_key_versions) == (2, (1,))
+    settings = DoorSettings(domain=ZONE, suite="intl", key_version=2, accepted_key_versions=(1,))
+    asked = [UnlockQuestion.of("demo", settings, frozenset(k.held)) for k in (thief, honest)]
+    assert (asked[0].key_version, asked[0].accepted_key_versions) == (1, ())
+    assert (asked[1].key_version, asked[1].accepted_key_versions) == (2, (1,))
 
 
 @pytest.mark.parametrize(
@@ -227,12 +233,12 @@ async def test_a_lie_about_its_keys_activates_nothing_before_the_others_have_the
     [
         (
             "access.denied",
-            {"domain": DOMAIN, "card": CARD, "door": "a", "reason": "key_version_unsupported"},
+            {"domain": ZONE, "card": CARD, "door": "a", "reason": "key_version_unsupported"},
             CARD,
         ),
         (
             "keys.refused",
-            {"domain": DOMAIN, "version": 2, "reason": "worn_out", "detail": "a lie"},
+            {"domain": ZONE, "version": 2, "reason": "worn_out", "detail": "a lie"},
             "a lie",
         ),
     ],
@@ -240,70 +246,73 @@ async def test_a_lie_about_its_keys_activates_nothing_before_the_others_have_the
 async def test_it_can_pause_a_rotation_of_its_own_domain_which_changes_no_door(
     rig, name, data, why
 ):
-    rig.locks["a"].there = rig.locks["b"].there = False
+    rig.locks["agent-0"].online = rig.locks["agent-1"].online = False
     rotation = await started(rig)
-    await rig.look(2)
+    await rig.looked()
     before = await rig.versions()
-    await rig.event("a", name, data)
-    await rig.look(2)
-    assert await rig.state(rotation) == "paused"
-    _, campaign, _ = await rig.rotations.standing(rotation)
-    assert why in campaign.reason
+    await rig.event("agent-0", name, data)
+    paused = await rig.until(rotation, "paused")
+    assert why in paused.reason
     assert await rig.versions() == before == Versions()
     # Who is removed says no more; and the operator goes on.
-    async with rig.desk.engine.begin() as connection:
-        await connection.execute(delete(doors).where(doors.c.agent == "a"))
-    rig.rotations.model_changed()
-    del rig.locks["a"]
-    rig.locks["b"].there = True
-    await rig.event("a", name, data)
+    async with rig.engine.begin() as connection:
+        await connection.execute(delete(doors).where(doors.c.agent == "agent-0"))
+    del rig.locks["agent-0"]
+    await rig.model_changed()
     await rig.rotations.resume(rotation, "test")
-    await rig.look(5)
-    assert await rig.state(rotation) == "overlap"
+    await rig.event("agent-0", name, data)
+    await rig.looked()
+    assert (await rig.campaign(rotation)).state == "staging"
+    await rig.comes_back(rig.locks["agent-1"])
+    await rig.until(rotation, "overlap")
 
 
 async def test_it_can_not_pause_or_hold_up_a_rotation_of_another_domain(rig):
-    async with rig.desk.engine.begin() as connection:
-        shed = {"id": "shed", "name": "", "agent": "thief", "readers": "in", "domain": "shed"}
-        await connection.execute(insert(doors).values(**shed, behaviour="{}", revision=1))
-    rotation = await started(rig)
-    for _ in range(4):
-        await rig.look(1)
-        denied = {"domain": DOMAIN, "card": CARD, "door": "shed"}
+    await rig.add_lock("thief", SHED, new=True)
+
+    async def lies():
+        denied = {"domain": ZONE, "card": CARD, "door": "shed"}
         await rig.event("thief", "access.denied", denied | {"reason": "key_version_retired"})
-        refused = {"domain": DOMAIN, "version": 2, "reason": "full", "detail": ""}
+        refused = {"domain": ZONE, "version": 2, "reason": "full", "detail": ""}
         await rig.event("thief", "keys.refused", refused)
         await rig.event("thief", "keys.held", lie(rig, held={}, floor=9))
-    await rig.look(3)
-    assert await rig.state(rotation) == "overlap"
+        await rig.looked()
+
+    rig.locks["agent-1"].online = False
+    rotation = await started(rig)
+    await lies()
+    assert (await rig.campaign(rotation)).state == "staging"
+    await rig.comes_back(rig.locks["agent-1"])
+    await lies()
+    await rig.until(rotation, "overlap")
+    await lies()
+    assert (await rig.campaign(rotation)).state == "overlap"
     _, campaign, locks = await rig.rotations.standing(rotation)
     assert campaign.lockouts == 0
-    assert {lock.agent for lock in locks} == {"a", "b", "c"}
+    assert {lock.agent for lock in locks} == {"agent-0", "agent-1", "agent-2"}
 
 
 async def test_it_can_say_that_a_card_is_re_keyed_which_then_is_not_waited_for(rig):
     """Where several locks share a domain; the card is left behind, and must be bound again."""
-    rotation = await started(rig)
-    await rig.look(6)
-    assert await rig.state(rotation) == "overlap"
+    rotation = await overlapping(rig)
     with pytest.raises(NotNow, match="1 live cards"):
         await rig.rotations.retire(rotation, "test")
-    # As the projection of bindings takes it from `a`, which serves the domain.
+    # As the projection of bindings takes it from `agent-0`, which serves the domain.
     await rig.rekeyed(CARD, 1, 2)
     assert (await rig.rotations.retire(rotation, "test")).state == "retiring"
 
 
 async def test_of_the_locks_of_a_domain_the_true_word_that_comes_later_counts(rig):
-    rotation = await started(rig)
-    await rig.look(6)
+    rotation = await overlapping(rig)
     await rig.rekeyed(CARD, 7, 2)  # a lie
-    rig.clock.pass_(1)
-    data = {"domain": DOMAIN, "card": CARD, "door": "door-b", "key_version": 1}
-    await rig.event("b", "access.granted", data)  # it opened with version 1, so it has that
-    async with rig.desk.engine.connect() as connection:
+    rig.clock.pass_time(1)
+    data = {"domain": ZONE, "card": CARD, "door": "door-agent-1", "key_version": 1}
+    await rig.event("agent-1", "access.granted", data)  # it opened with version 1, so it has that
+    async with rig.engine.connect() as connection:
         row = (await connection.execute(select(bindings))).one()
     assert {row.key_version, row.other_version} == {1, 2}
-    assert await rig.state(rotation) == "overlap"
+    await rig.looked()
+    assert (await rig.campaign(rotation)).state == "overlap"
 
 
 async def test_even_a_false_card_at_an_honest_door_pauses_a_rotation_and_changes_no_door(rig):
@@ -315,13 +324,10 @@ async def test_even_a_false_card_at_an_honest_door_pauses_a_rotation_and_changes
     names = Info("intl", {Slot.A: 7}, Slot.A, True)
     decision = await overlap(desk).present(saying(await bound(desk), names))
     assert decision.reason is Reason.KEY_VERSION_UNSUPPORTED
-    rotation = await started(rig)
-    await rig.look(6)
+    rotation = await overlapping(rig)
     before = await rig.versions()
-    data = {"domain": DOMAIN, "card": CARD, "door": "door-b", "reason": decision.reason.value}
-    await rig.event("b", "access.denied", data)
-    await rig.look(2)
-    assert await rig.state(rotation) == "paused"
+    await rig.denies("agent-1", CARD, decision.reason.value)
+    await rig.until(rotation, "paused")
     assert await rig.versions() == before
     await rig.rotations.resume(rotation, "test")
     assert (await rig.rotations.retire(rotation, "test", leave_behind=True)).state == "retiring"

@@ -11,14 +11,17 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from server.cli.root import app
-from tests.rotation_rig import CARD, DOMAIN, Rig, rig_of
+from tests.campaign_lock import ZONE
+from tests.campaign_rig import Campaigns, campaigns
 from tests.sample_site import LOCAL_TOKEN, Site, open_site, serving
+
+CARD = "00112233445566aa"
 
 
 class Terminal:
-    """Runs `ostiary rotation` as an operator elsewhere does; the server looks in between."""
+    """Runs `ostiary rotation` as an operator elsewhere does, beside a server that runs."""
 
-    def __init__(self, rig: Rig, site: Site, url: str) -> None:
+    def __init__(self, rig: Campaigns, site: Site, url: str) -> None:
         self.rig, self.site, self._url = rig, site, url
 
     async def __call__(self, *words: str, answer: str | None = None) -> Result:
@@ -29,21 +32,34 @@ class Terminal:
 
     async def planned(self) -> str:
         """The id of a new plan."""
-        made = await self("plan", DOMAIN, "--json")
+        made = await self("plan", ZONE, "--json")
         assert made.exit_code == 0, made.stderr
         return str(json.loads(made.stdout)["id"])
 
     async def overlapping(self) -> str:
         rotation = await self.planned()
         assert (await self("start", rotation)).exit_code == 0
-        await self.rig.look(12)
+        await self.rig.until(rotation, "overlap")
+        await self.rig.prefer(2)
         return rotation
+
+    async def without_one(self) -> str:
+        """A rotation that waits for one lock, which can't be reached."""
+        self.rig.locks["agent-2"].online = False
+        rotation = await self.planned()
+        assert (await self("start", rotation)).exit_code == 0
+        await self.rig.hold(2, "agent-0", "agent-1")
+        await self.rig.looked()
+        return rotation
+
+    async def state(self, rotation: str) -> str:
+        return (await self.rig.campaign(rotation)).state
 
 
 @asynccontextmanager
 async def terminal(folder) -> AsyncIterator[Terminal]:
-    async with rig_of(folder, "a", "b", "c") as rig, open_site(folder / "ostiary.db") as site:
-        site.state.engine, site.state.rotations = rig.desk.engine, rig.rotations
+    async with campaigns(folder / "site") as rig, open_site(folder / "ostiary.db") as site:
+        site.state.engine, site.state.rotations = rig.engine, rig.rotations
         site.state.clock = rig.clock
         async with serving(site) as url:
             yield Terminal(rig, site, url)
@@ -56,13 +72,13 @@ async def ostiary(tmp_path):
 
 
 async def test_a_plan_says_what_it_is_and_what_comes_next(ostiary):
-    made = await ostiary("plan", DOMAIN)
+    made = await ostiary("plan", ZONE)
     assert made.exit_code == 0, made.stderr
-    assert f"{DOMAIN} from version 1 to 2, planned" in made.stdout
+    assert f"{ZONE} from version 1 to 2, planned" in made.stdout
     assert "ostiary keys backup" in made.stderr
     assert "ostiary rotation start" in made.stderr
     listed = await ostiary("list")
-    assert DOMAIN in listed.stdout
+    assert ZONE in listed.stdout
     assert "planned" in listed.stdout
 
 
@@ -75,10 +91,7 @@ async def test_nothing_was_rotated_yet_is_said_and_no_table_is_shown(ostiary):
 
 async def test_the_status_shows_waves_locks_cards_and_who_holds_it_up(ostiary):
     await ostiary.rig.add_card(CARD)
-    ostiary.rig.locks["c"].there = False
-    rotation = await ostiary.planned()
-    await ostiary("start", rotation)
-    await ostiary.rig.look(8)
+    rotation = await ostiary.without_one()
     shown = (await ostiary("status", rotation)).stdout
     assert "staging" in shown
     assert "2 staged" in shown
@@ -90,25 +103,21 @@ async def test_the_status_shows_waves_locks_cards_and_who_holds_it_up(ostiary):
     assert found["locks"]["total"] == 3
     assert found["locks"]["unreachable"] == 1
     assert found["cards"]["some_behind"] == [CARD]
-    assert [each["agent"] for each in found["waiting"]] == ["c"]
+    assert [each["agent"] for each in found["waiting"]] == ["agent-2"]
     assert sum(wave["locks"] for wave in found["locks"]["waves"]) == 3
 
 
 async def test_what_cannot_be_reached_goes_into_quarantine_after_a_question(ostiary):
-    ostiary.rig.locks["c"].there = False
-    rotation = await ostiary.planned()
-    await ostiary("start", rotation)
-    await ostiary.rig.look(8)
+    rotation = await ostiary.without_one()
     assert (await ostiary("quarantine", rotation, answer="n\n")).exit_code == 1
     done = await ostiary("quarantine", rotation, answer="y\n")
     assert done.exit_code == 0, done.stderr
     assert "in quarantine" in done.stdout
-    await ostiary.rig.look(6)
-    assert await ostiary.rig.state(rotation) == "overlap"
+    await ostiary.rig.until(rotation, "overlap")
     unnamed = await ostiary("quarantine", rotation, "--release")
     assert unnamed.exit_code == 1
     assert "name the agents" in unnamed.stderr
-    assert (await ostiary("quarantine", rotation, "c", "--release")).exit_code == 0
+    assert (await ostiary("quarantine", rotation, "agent-2", "--release")).exit_code == 0
 
 
 async def test_retiring_names_the_cards_that_would_stay_outside_and_asks(ostiary):
@@ -119,10 +128,10 @@ async def test_retiring_names_the_cards_that_would_stay_outside_and_asks(ostiary
     assert "1 live cards" in refused.stderr
     asked = await ostiary("retire", rotation, "--leave-behind", answer="n\n")
     assert CARD in asked.stderr
-    assert await ostiary.rig.state(rotation) == "overlap"
+    assert await ostiary.state(rotation) == "overlap"
     done = await ostiary("retire", rotation, "--leave-behind", "--destroy", "--yes")
     assert done.exit_code == 0, done.stderr
-    await ostiary.rig.look(8)
+    await ostiary.rig.until(rotation, "completed")
     shown = (await ostiary("status", rotation)).stdout
     assert "completed" in shown
     assert "3 destroyed" in shown
@@ -131,8 +140,9 @@ async def test_retiring_names_the_cards_that_would_stay_outside_and_asks(ostiary
 async def test_it_can_be_held_paused_resumed_activated_and_rolled_back(ostiary):
     rotation = await ostiary.planned()
     await ostiary("start", rotation, "--hold")
-    await ostiary.rig.look(10)
-    assert await ostiary.rig.state(rotation) == "staged"
+    await ostiary.rig.until(rotation, "staged")
+    await ostiary.rig.looked()
+    assert await ostiary.state(rotation) == "staged"
     paused = await ostiary("pause", rotation)
     assert "paused in staged" in paused.stdout
     early = await ostiary("activate", rotation)
@@ -158,7 +168,7 @@ async def test_following_ends_when_the_rotation_does(ostiary):
     [
         (["start", "00000000"], "no rotation 00000000"),
         (["plan", "nowhere"], "no door is in the key domain nowhere"),
-        (["plan", DOMAIN, "--to", "9"], "no version 9"),
+        (["plan", ZONE, "--to", "9"], "no version 9"),
     ],
 )
 async def test_what_is_not_there_is_said_in_words(ostiary, words, says):
@@ -175,7 +185,7 @@ async def test_only_who_may_rotate_keys_can(ostiary):
             made[scope] = (await admin.post("/api/v1/tokens", json=body)).json()["token"]
     for scope, status in (("read", 403), ("operate", 403), ("keys", 201)):
         async with ostiary.site.client(token=made[scope]) as client:
-            answer = await client.post("/api/v1/rotations", json={"domain": DOMAIN})
+            answer = await client.post("/api/v1/rotations", json={"domain": ZONE})
             assert answer.status_code == status, answer.text
     async with ostiary.site.client(token=None) as nobody:
         assert (await nobody.get("/api/v1/rotations")).status_code == 401
@@ -184,7 +194,7 @@ async def test_only_who_may_rotate_keys_can(ostiary):
         assert (await reader.get(f"/api/v1/rotations/{shown['id']}")).status_code == 200
 
 
-@pytest.mark.parametrize("body", [{}, {"domain": "Zone A"}, {"domain": DOMAIN, "overlap_days": 0}])
+@pytest.mark.parametrize("body", [{}, {"domain": "Zone A"}, {"domain": ZONE, "overlap_days": 0}])
 async def test_a_plan_of_another_form_is_refused(ostiary, body):
     async with ostiary.site.client() as client:
         answer = await client.post("/api/v1/rotations", json=body)

@@ -9,7 +9,8 @@ import pytest
 
 from server.core.rotation import NotNow
 from server.store import rotations as rows
-from tests.campaign_rig import SHED, ZONE, campaigns
+from tests.campaign_lock import ZONE
+from tests.campaign_rig import SHED, campaigns
 
 CARD = "0102030405060708"
 

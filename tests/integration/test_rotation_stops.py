@@ -6,7 +6,8 @@ import asyncio
 
 from server.core.rotation import NotNow
 from server.store import rotations as rows
-from tests.campaign_rig import LIMIT_S, ZONE, Campaigns, campaigns
+from tests.campaign_lock import ZONE
+from tests.campaign_rig import LIMIT_S, Campaigns, campaigns
 from tests.mortal_engine import Stopped
 
 WHOLE = ["planned", "started", "staged", "activated", "retired", "completed"]

@@ -1,38 +1,43 @@
-"""Campaigns over a real database and key authority, with locks that answer by their events."""
+"""Rotations from their plan to their end, with all that an operator may do on the way."""
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from schemas.event_data import KeysHeld
 from server.core.rotation import NotNow
 from server.core.rotation_view import waits_for
 from server.distribution.key_standing import UnknownDomain, UnknownRotation
 from server.store.rotations import Versions
-from tests.rotation_rig import CARD, DOMAIN, Rig, rig_of
+from tests.campaign_lock import ZONE
+from tests.campaign_rig import Campaigns, campaigns
+
+CARD = "00112233445566aa"
 
 
 @pytest.fixture
 async def rig(tmp_path):
-    async with rig_of(tmp_path, "a", "b", "c") as made:
+    async with campaigns(tmp_path / "site") as made:
         yield made
 
 
-async def overlapping(rig: Rig) -> str:
-    campaign = await rig.rotations.plan(DOMAIN, "test")
-    await rig.rotations.start(campaign.id, "test")
-    await rig.look(12)
-    assert await rig.state(campaign.id) == "overlap"
+async def started(rig: Campaigns, domain: str = ZONE, *, hold: bool = False) -> str:
+    campaign = await rig.rotations.plan(domain, "test")
+    await rig.rotations.start(campaign.id, "test", hold=hold)
     return campaign.id
 
 
+async def overlapping(rig: Campaigns) -> str:
+    rotation = await started(rig)
+    await rig.until(rotation, "overlap")
+    await rig.prefer(2)
+    return rotation
+
+
 async def test_new_locks_are_given_the_first_version_without_any_campaign(rig):
-    assert all(set(lock.held) == {1} for lock in rig.locks.values())
-    await rig.add_locks("d")
-    await rig.look(3)
-    assert set(rig.locks["d"].held) == {1}
+    new = [await rig.add_lock(agent, new=True) for agent in ("new-0", "new-1")]
+    await rig.hold(1, "new-0", "new-1")
+    await rig.looked()
+    assert all(set(lock.held) == {1} for lock in new)
     assert await rig.events() == []
 
 
@@ -45,12 +50,11 @@ async def test_a_campaign_goes_from_its_plan_to_the_end_of_the_old_version(rig):
         await rig.rotations.retire(rotation, "test")
     await rig.rekeyed(CARD, 1, 2)
     await rig.rotations.retire(rotation, "test", destroy=True)
-    await rig.look(8)
-    assert await rig.state(rotation) == "completed"
+    await rig.until(rotation, "completed")
     assert await rig.versions() == Versions(2, (), 1)
     assert all((set(k.held), k.floor) == ({2}, 2) for k in rig.locks.values())
-    assert rig.rotations.floors("a") == {DOMAIN: 2}
-    (domain,) = await rig.desk.authority.domains()
+    assert rig.rotations.floors("agent-0") == {ZONE: 2}
+    (domain,) = await rig.authority.domains()
     assert [v.destroyed is not None for v in domain.versions] == [True, False]
     assert await rig.events() == [
         f"rotation.{name}"
@@ -59,64 +63,55 @@ async def test_a_campaign_goes_from_its_plan_to_the_end_of_the_old_version(rig):
 
 
 async def test_nothing_is_preferred_before_every_lock_in_service_has_it(rig):
-    rig.locks["c"].there = False
-    campaign = await rig.rotations.plan(DOMAIN, "test")
-    await rig.rotations.start(campaign.id, "test")
-    await rig.look(12)
-    assert await rig.state(campaign.id) == "staging"
+    rig.locks["agent-2"].online = False
+    rotation = await started(rig)
+    await rig.hold(2, "agent-0", "agent-1")
+    await rig.looked()
+    assert (await rig.campaign(rotation)).state == "staging"
     assert await rig.versions() == Versions()
-    standing, found, locks = await rig.rotations.standing(campaign.id)
+    standing, found, locks = await rig.rotations.standing(rotation)
     why = {lock.agent: waits_for(found, lock, standing.domain) for lock in locks}
-    assert "can't be reached" in why["c"]
-    assert not why["a"]
-    rig.locks["c"].there = True
-    await rig.look(12)
-    assert await rig.state(campaign.id) == "overlap"
+    assert "can't be reached" in why["agent-2"]
+    assert not why["agent-0"]
+    await rig.comes_back(rig.locks["agent-2"])
+    await rig.until(rotation, "overlap")
 
 
 async def test_a_quarantined_lock_holds_up_nobody_and_comes_back_by_itself(rig):
-    rig.locks["c"].there = False
-    campaign = await rig.rotations.plan(DOMAIN, "test")
-    await rig.rotations.start(campaign.id, "test")
-    await rig.look(8)
-    await rig.rotations.quarantine(campaign.id, "test", ["c"])
-    await rig.look(8)
-    assert await rig.state(campaign.id) == "overlap"
-    rig.locks["c"].there = True
-    await rig.look(8)
-    _, _, locks = await rig.rotations.standing(campaign.id)
+    away = rig.locks["agent-2"]
+    away.online = False
+    rotation = await started(rig)
+    await rig.hold(2, "agent-0", "agent-1")
+    await rig.rotations.quarantine(rotation, "test", ["agent-2"])
+    await rig.until(rotation, "overlap")
+    await rig.comes_back(away)
+    await rig.prefer(2)
+    await rig.looked()
+    _, _, locks = await rig.rotations.standing(rotation)
     assert not any(lock.quarantined for lock in locks)
-    assert set(rig.locks["c"].held) == {1, 2}
+    assert set(away.held) == {1, 2}
     assert (await rig.events()).count("rotation.quarantined") == 2
 
 
-@pytest.mark.parametrize("looks", range(1, 11))
-async def test_a_restart_anywhere_goes_on(rig, looks):
-    campaign = await rig.rotations.plan(DOMAIN, "test")
-    await rig.rotations.start(campaign.id, "test")
-    await rig.look(looks)
-    rig.restart()
-    await rig.rotations.load()
-    await rig.look(12)
-    assert await rig.state(campaign.id) == "overlap"
-    await rig.rotations.retire(campaign.id, "test")
-    await rig.look(min(looks, 4))
-    rig.restart()
-    await rig.rotations.load()
-    await rig.look(10)
-    assert await rig.state(campaign.id) == "completed"
+@pytest.mark.parametrize("words", range(1, 7))
+async def test_a_restart_after_any_word_of_a_lock_goes_on(rig, words):
+    """On each half of the way each of three locks says twice what it has and prefers."""
+    rotation = await started(rig)
+    await rig.restart_after(words)
+    await rig.until(rotation, "overlap")
+    await rig.prefer(2)
+    await rig.rotations.retire(rotation, "test")
+    await rig.restart_after(words)
+    await rig.until(rotation, "completed")
 
 
 async def test_a_lock_that_fails_pauses_it_and_going_on_tries_again(rig):
-    rig.locks["b"].refuses = "unavailable"
-    campaign = await rig.rotations.plan(DOMAIN, "test")
-    await rig.rotations.start(campaign.id, "test")
-    await rig.look(12)
-    assert await rig.state(campaign.id) == "paused"
-    rig.locks["b"].refuses = ""
-    await rig.rotations.resume(campaign.id, "test")
-    await rig.look(12)
-    assert await rig.state(campaign.id) == "overlap"
+    rig.locks["agent-1"].refuses = "by the test"
+    rotation = await started(rig)
+    await rig.until(rotation, "paused")
+    rig.locks["agent-1"].refuses = ""
+    await rig.rotations.resume(rotation, "test")
+    await rig.until(rotation, "overlap")
 
 
 @pytest.mark.parametrize(
@@ -131,48 +126,50 @@ async def test_a_lock_that_fails_pauses_it_and_going_on_tries_again(rig):
 async def test_a_good_card_that_is_refused_by_its_version_pauses_it(rig, reason, version, pauses):
     await rig.add_card(CARD, version)
     rotation = await overlapping(rig)
-    data = {"domain": DOMAIN, "card": CARD, "door": "door-a", "reason": reason}
-    await rig.event("a", "access.denied", data)
-    await rig.look()
-    assert await rig.state(rotation) == ("paused" if pauses else "overlap")
-    _, campaign, _ = await rig.rotations.standing(rotation)
+    await rig.denies("agent-0", CARD, reason)
+    await rig.looked()
+    campaign = await rig.campaign(rotation)
+    assert campaign.state == ("paused" if pauses else "overlap")
     assert campaign.lockouts == int(pauses)
     if pauses:
         assert CARD in campaign.reason
-        assert "door-a" in campaign.reason
+        assert "door-agent-0" in campaign.reason
+
+
+async def lost(rig: Campaigns, rotation: str, agent: str) -> None:
+    """It can't be reached, its last word was that it has no keys, and it is in quarantine."""
+    lock = rig.locks[agent]
+    lock.online, lock.held = False, {}
+    await rig.says_held(lock)
+    await rig.rotations.quarantine(rotation, "test", [agent])
 
 
 async def test_a_refusal_at_a_lock_in_quarantine_pauses_nothing(rig):
     await rig.add_card(CARD)
     rotation = await overlapping(rig)
-    rig.locks["a"].there = False
-    await rig.rotations.quarantine(rotation, "test", ["a"])
-    rig.locks["a"].held.clear()
-    await rig.says("a")
-    data = {"domain": DOMAIN, "card": CARD, "door": "door-a", "reason": "key_version_retired"}
-    await rig.event("a", "access.denied", data)
-    await rig.look()
-    assert await rig.state(rotation) == "overlap"
+    await lost(rig, rotation, "agent-0")
+    await rig.denies("agent-0", CARD)
+    await rig.looked()
+    assert (await rig.campaign(rotation)).state == "overlap"
 
 
 async def test_what_is_in_quarantine_stays_there_on_the_way_back(rig):
     rotation = await overlapping(rig)
-    rig.locks["a"].there = False
-    await rig.rotations.quarantine(rotation, "test", ["a"])
+    await lost(rig, rotation, "agent-0")
     back = await rig.rotations.roll_back(rotation, "test")
     _, _, locks = await rig.rotations.standing(back.id)
-    assert [lock.agent for lock in locks if lock.quarantined] == ["a"]
+    assert [lock.agent for lock in locks if lock.quarantined] == ["agent-0"]
 
 
 async def test_before_activation_a_roll_back_forgets_it(rig):
-    campaign = await rig.rotations.plan(DOMAIN, "test")
-    await rig.rotations.start(campaign.id, "test", hold=True)
-    await rig.look(12)
-    assert await rig.state(campaign.id) == "staged"
-    await rig.rotations.roll_back(campaign.id, "test")
+    rotation = await started(rig, hold=True)
+    await rig.until(rotation, "staged")
+    await rig.looked()
+    assert (await rig.campaign(rotation)).state == "staged"
+    await rig.rotations.roll_back(rotation, "test")
     assert await rig.versions() == Versions()
-    assert rig.compiled == 0
-    again = await rig.rotations.plan(DOMAIN, "test")
+    assert rig.policies == 0
+    again = await rig.rotations.plan(ZONE, "test")
     assert again.to_version == 3
 
 
@@ -180,41 +177,45 @@ async def test_in_the_overlap_a_roll_back_prefers_the_old_version_again(rig):
     await rig.add_card(CARD)
     rotation = await overlapping(rig)
     await rig.rekeyed(CARD, 1, 2)
+    for lock in rig.locks.values():
+        lock.deaf = True  # until the server has read anew where all stands
     back = await rig.rotations.roll_back(rotation, "test")
+    for lock in rig.locks.values():
+        lock.deaf = False
+        await rig.policy(lock)
     assert (back.from_version, back.to_version, back.state) == (2, 1, "overlap")
     assert await rig.versions() == Versions(1, (2,))
-    await rig.look(4)
+    await rig.prefer(1)
     await rig.rotations.retire(back.id, "test")  # the card has both versions
-    await rig.look(6)
-    assert await rig.state(back.id) == "completed"
+    await rig.until(back.id, "completed")
     assert await rig.versions() == Versions(1, ())
-    assert rig.locks["a"].floor == 1
+    assert rig.locks["agent-0"].floor == 1
 
 
 async def test_what_was_retired_does_not_come_back(rig):
     rotation = await overlapping(rig)
+    rig.locks["agent-0"].deaf = True  # so it goes on asking for the old version too
     await rig.rotations.retire(rotation, "test")
     with pytest.raises(NotNow, match="can't be rolled back"):
         await rig.rotations.roll_back(rotation, "test")
 
 
-async def test_a_lock_with_a_secret_of_its_own_rotates_too(tmp_path):
-    async with rig_of(tmp_path, "a", domain="own", own=True) as rig:
-        campaign = await rig.rotations.plan("own", "test")
-        await rig.rotations.start(campaign.id, "test")
-        await rig.look(10)
-        assert await rig.state(campaign.id) == "overlap"
-        await rig.rotations.retire(campaign.id, "test", leave_behind=True)
-        await rig.look(8)
-        assert await rig.state(campaign.id) == "completed"
-        assert (set(rig.locks["a"].held), rig.locks["a"].floor) == ({2}, 2)
-        assert rig.rotations.floors("a") == {"own": 2}
+async def test_a_lock_with_a_secret_of_its_own_rotates_too(rig):
+    lock = await rig.add_lock("alone", "own", new=True)
+    rotation = await started(rig, "own")
+    await rig.until(rotation, "overlap")
+    await rig.prefer(2, domain="own")
+    await rig.rotations.retire(rotation, "test", leave_behind=True)
+    await rig.until(rotation, "completed")
+    assert (set(lock.held), lock.floor) == ({2}, 2)
+    assert rig.rotations.floors("alone") == {"own": 2}
 
 
-async def test_locks_with_secrets_of_their_own_are_no_common_domain(tmp_path):
-    async with rig_of(tmp_path, "a", "b", domain="own", own=True) as rig:
-        with pytest.raises(NotNow, match="each with a secret of its own"):
-            await rig.rotations.plan("own", "test")
+async def test_locks_with_secrets_of_their_own_are_no_common_domain(rig):
+    for agent in ("one", "another"):
+        await rig.add_lock(agent, "own", new=True)
+    with pytest.raises(NotNow, match="each with a secret of its own"):
+        await rig.rotations.plan("own", "test")
 
 
 async def test_what_is_not_there_is_said_to_be_not_there(rig):
@@ -222,27 +223,17 @@ async def test_what_is_not_there_is_said_to_be_not_there(rig):
         await rig.rotations.plan("nowhere", "test")
     with pytest.raises(UnknownRotation, match="rotation list"):
         await rig.rotations.start("00000000", "test")
-    campaign = await rig.rotations.plan(DOMAIN, "test")
+    campaign = await rig.rotations.plan(ZONE, "test")
     with pytest.raises(NotNow, match="no agent z"):
         await rig.rotations.quarantine(campaign.id, "test", ["z"])
     with pytest.raises(NotNow, match="roll it back"):
-        await rig.rotations.plan(DOMAIN, "test")
+        await rig.rotations.plan(ZONE, "test")
 
 
 async def test_an_agent_speaks_of_its_own_locks_only(rig):
-    liar = KeysHeld.model_validate(
-        {
-            "clock": {"status": "synced"},
-            "domain": DOMAIN,
-            "suite": "intl",
-            "esam": None,
-            "held": {},
-            "floor": 1,
-            "preferred": 9,
-            "accepted": (),
-        }
-    )
-    await rig.event("stranger", "keys.held", json.loads(liar.model_dump_json()))
-    campaign = await rig.rotations.plan(DOMAIN, "test")
+    held = {"domain": ZONE, "suite": "intl", "esam": None, "held": {}}
+    asks = {"floor": 1, "preferred": 9, "accepted": ()}
+    await rig.event("stranger", "keys.held", held | asks)
+    campaign = await rig.rotations.plan(ZONE, "test")
     _, _, locks = await rig.rotations.standing(campaign.id)
-    assert {lock.agent for lock in locks} == {"a", "b", "c"}
+    assert {lock.agent for lock in locks} == {f"agent-{number}" for number in range(3)}
