@@ -204,7 +204,7 @@ class Campaigns:
             )
 
     async def model_changed(self) -> None:
-        """The server has read all anew; what comes while it reads may wait for the next time."""
+        """The server has read all anew."""
         self.rotations.model_changed()
         await self.looked()
 

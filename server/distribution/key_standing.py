@@ -82,6 +82,8 @@ class Standings:
         self._floors: dict[str, dict[str, int]] = {}
         self._refreshed_s = 0.0
         self._known: dict[str, KeyDomain] = {}
+        self._meanwhile: list[News] | None = None
+        """While all is read again: what was taken in since, which may not have been read."""
         self.stale = True
         """Doors, agents or campaigns may be others now."""
 
@@ -116,6 +118,11 @@ class Standings:
         return self._domains[domain]
 
     def take_in(self, news: News) -> None:
+        if self._meanwhile is not None:
+            self._meanwhile.append(news)
+        self._apply(news)
+
+    def _apply(self, news: News) -> None:
         for (agent, domain), picture in news.pictures.items():
             standing = self._domains.get(domain)
             if standing is not None and agent in standing.locks:
@@ -148,7 +155,22 @@ class Standings:
         await self.refresh()
 
     async def refresh(self) -> None:
-        """Read all again; what was told to whom is remembered."""
+        """Read all again; what was told to whom, and what is said meanwhile, is remembered."""
+        meanwhile: list[News] = []
+        self._meanwhile, self.stale = meanwhile, False  # what changes from here on may be missed
+        try:
+            await self._read_all()
+        except BaseException:
+            self.stale = True
+            raise
+        finally:
+            self._meanwhile = None
+        for news in meanwhile:
+            self._apply(news)
+        self._refreshed_s = self._clock.monotonic()
+        self.watch()
+
+    async def _read_all(self) -> None:
         self._known = {domain.name: domain for domain in await self._authority.domains()}
         authority = self._known
         async with self._engine.connect() as connection:
@@ -165,8 +187,6 @@ class Standings:
             if name in self._domains:
                 self._domains[name].hand_over(standing)
         self._domains = {name: s for name, s in found.items() if s.locks}
-        self.stale, self._refreshed_s = False, self._clock.monotonic()
-        self.watch()
 
     async def _read(
         self,

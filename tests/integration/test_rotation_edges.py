@@ -6,10 +6,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import insert
 
 from server.core.rotation import NotNow
 from server.store import rotations as rows
-from tests.campaign_lock import ZONE
+from server.store.model_tables import doors
+from tests.campaign_lock import ZONE, FakeLock
 from tests.campaign_rig import SHED, campaigns
 
 CARD = "0102030405060708"
@@ -124,3 +126,40 @@ async def test_a_pause_whose_answer_is_lost_is_a_pause_or_none(rig, written):
     assert (campaign.state, campaign.resumes) == ("paused", "staging")
     await rig.rotations.resume(planned.id, "op")
     await rig.until(planned.id, "overlap")
+
+
+def while_all_is_read_again(rig, do):
+    read = rig.standings._read
+
+    async def reads(*args):
+        standing = await read(*args)
+        rig.standings._read = read
+        await do()
+        return standing
+
+    rig.standings._read = reads
+
+
+async def test_a_word_that_comes_while_all_is_read_again_is_not_lost(rig):
+    lock = rig.locks["agent-0"]
+    lock.accepted = (7,)
+    while_all_is_read_again(rig, lambda: rig.says_held(lock))
+    await rig.model_changed()
+    (standing,) = rig.standings.all()
+    assert standing.locks["agent-0"].picture.accepted == (7,)
+
+
+async def test_a_door_that_is_new_while_all_is_read_again_is_noticed(rig):
+    async def adds():
+        rig.locks["late"] = FakeLock("late")
+        async with rig.engine.begin() as connection:
+            row = {"name": "late", "readers": "in", "behaviour": "{}", "revision": 1}
+            late = insert(doors).values(id="door-late", agent="late", domain=ZONE, **row)
+            await connection.execute(late)
+        rig.rotations.model_changed()
+
+    while_all_is_read_again(rig, adds)
+    await rig.model_changed()
+    await rig.looked()
+    (standing,) = rig.standings.all()
+    assert "late" in standing.locks
