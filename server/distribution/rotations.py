@@ -37,7 +37,8 @@ from server.store import rotations as rows
 
 LOOK_S = 1.0
 REST = 19.0
-"""How long it rests after a look, in looks: they take a twentieth of the time."""
+"""How long it rests after a look, in looks, but for LOOK_S at most: so most take a twentieth of
+the time."""
 OVERLAP = timedelta(days=30)
 ITSELF = "ostiary"
 """`by` of what a campaign does by itself."""
@@ -66,8 +67,6 @@ class Rotations:
         self._clock, self._present, self._new_id = clock, present, new_id
         self._here: frozenset[str] = frozenset()
         self._anew: set[str] = set()
-        self._uncounted = True
-        """Whether somebody may be locked out whom no campaign has counted."""
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
 
@@ -91,7 +90,6 @@ class Rotations:
         news = self._lock_keys.taken()
         if news:
             self._standings.take_in(news)
-            self._uncounted |= news.locked_out
             self._wake.set()
 
     def floors(self, agent: str) -> Mapping[str, int]:
@@ -285,8 +283,6 @@ class Rotations:
             await self._orders.send(standing.domain.name, standing.suite, due)
 
     async def _count_locked_out(self) -> None:
-        if not self._uncounted:
-            return
         async with self._engine.connect() as connection:
             waiting = await rows.read_lockouts(connection)
         standings = {standing.domain.name: standing for standing in self._standings.all()}
@@ -300,7 +296,6 @@ class Rotations:
             else:  # of no campaign any more
                 async with self._engine.begin() as connection:
                     await rows.forget_lockout(connection, out)
-        self._uncounted = False
 
     async def _take(
         self,

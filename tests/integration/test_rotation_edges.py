@@ -92,6 +92,25 @@ async def test_a_refusal_is_counted_though_the_process_ends_before_the_campaign_
     assert (await rig.campaign(campaign.id)).lockouts == 1
 
 
+async def test_a_refusal_that_comes_while_another_is_counted_is_counted_too(rig, monkeypatch):
+    await rig.add_card(CARD)
+    campaign = await overlapping(rig)
+    read = rows.read_lockouts
+
+    async def read_and_another_comes(connection):
+        found = await read(connection)
+        if found:
+            monkeypatch.setattr(rows, "read_lockouts", read)
+            await rig.denies("agent-2", CARD)
+        return found
+
+    monkeypatch.setattr(rows, "read_lockouts", read_and_another_comes)
+    await rig.denies("agent-1", CARD)
+    await rig.until(campaign.id, "paused")
+    await rig.looked()
+    assert (await rig.campaign(campaign.id)).lockouts == 2
+
+
 async def test_a_refusal_in_a_domain_without_a_campaign_any_more_is_forgotten(rig):
     await rig.add_card(CARD)
     campaign = await overlapping(rig)
