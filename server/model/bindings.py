@@ -17,8 +17,7 @@ MAX_KEY_VERSION = 255
 
 async def serves(connection: AsyncConnection, agent: str, domain: str) -> bool:
     """Whether a door of the agent is in the domain: no other agent's word on it counts."""
-    query = select(doors.c.id).where(doors.c.agent == agent, doors.c.domain == domain).limit(1)
-    return await connection.scalar(query) is not None
+    return bool(await serving(connection, {(agent, domain)}))
 
 
 async def serving(
