@@ -51,14 +51,46 @@ class KeyPlace:
     @property
     def bound(self) -> bytes:
         """What the MAC covers before L."""
-        if len(self.serial) != SERIAL_BYTES:
-            raise ValueError(f"an ESAM's serial is {SERIAL_BYTES} bytes, not {len(self.serial)}")
-        return self.header + self.serial + bytes((self.index,))
+        return bound_to(self.header, self.serial, self.index)
 
     @property
     def key_bytes(self) -> int:
         """The length of what is enciphered."""
         return 0 if self.item is Item.FLOOR else KEY_BYTES * len(Purpose)
+
+
+def bound_to(header: bytes, serial: bytes, index: int) -> bytes:
+    """What the MAC of any command under the control key covers before L.
+
+    Raises ValueError for a serial of another length.
+    """
+    if len(serial) != SERIAL_BYTES:
+        raise ValueError(f"an ESAM's serial is {SERIAL_BYTES} bytes, not {len(serial)}")
+    return header + serial + bytes((index,))
+
+
+def seal_data(
+    suite: Suite, control_key: bytes, challenge: bytes, bound: bytes, blocks: bytes
+) -> bytes:
+    """The data of any command under the control key: `bound` ends with its index.
+
+    Raises ValueError for a challenge of another length.
+    """
+    if len(challenge) != CHALLENGE_BYTES:
+        raise ValueError(f"an ESAM's challenge is {CHALLENGE_BYTES} bytes, not {len(challenge)}")
+    enciphered = suite.encrypt_cbc(session_key(suite, control_key, 1, challenge), _ZERO_IV, blocks)
+    return bound[-1:] + enciphered + message_mac(suite, control_key, challenge, bound, enciphered)
+
+
+def open_data(
+    suite: Suite, control_key: bytes, challenge: bytes, bound: bytes, data: bytes
+) -> bytes:
+    """The blocks that `seal_data` was given. Raises BadProtection: the MAC is checked first."""
+    enciphered, mac = data[1:-MAC_BYTES], data[-MAC_BYTES:]
+    expected = message_mac(suite, control_key, challenge, bound, enciphered)
+    if not hmac.compare_digest(mac, expected):
+        raise BadProtection("the MAC is wrong")
+    return suite.decrypt_cbc(session_key(suite, control_key, 1, challenge), _ZERO_IV, enciphered)
 
 
 def seal_for_esam(
@@ -68,13 +100,9 @@ def seal_for_esam(
 
     Raises ValueError for a challenge or keys of another length.
     """
-    if len(challenge) != CHALLENGE_BYTES:
-        raise ValueError(f"an ESAM's challenge is {CHALLENGE_BYTES} bytes, not {len(challenge)}")
     if len(keys) != place.key_bytes:
         raise ValueError(f"{place.item} does not take {len(keys)} bytes")
-    enciphered = suite.encrypt_cbc(session_key(suite, control_key, 1, challenge), _ZERO_IV, keys)
-    mac = message_mac(suite, control_key, challenge, place.bound, enciphered)
-    return bytes((place.index,)) + enciphered + mac
+    return seal_data(suite, control_key, challenge, place.bound, keys)
 
 
 def open_in_esam(
@@ -84,13 +112,9 @@ def open_in_esam(
 
     Raises BadProtection; the MAC is checked before all else.
     """
-    index, enciphered, mac = data[:1], data[1:-MAC_BYTES], data[-MAC_BYTES:]
-    if len(data) != 1 + place.key_bytes + MAC_BYTES or index != bytes((place.index,)):
+    if len(data) != 1 + place.key_bytes + MAC_BYTES or data[:1] != bytes((place.index,)):
         raise BadProtection("not the data of this command")
-    expected = message_mac(suite, control_key, challenge, place.bound, enciphered)
-    if not hmac.compare_digest(mac, expected):
-        raise BadProtection("the MAC is wrong")
-    return suite.decrypt_cbc(session_key(suite, control_key, 1, challenge), _ZERO_IV, enciphered)
+    return open_data(suite, control_key, challenge, place.bound, data)
 
 
 def check_value(suite: Suite, key: bytes) -> bytes:

@@ -11,23 +11,22 @@ none yet: who may name the key it is enciphered under could read it.
 
 from __future__ import annotations
 
-import hmac
 from dataclasses import dataclass
 
 from schemas.esam import (
-    CHALLENGE_BYTES,
     CLA_SECURE,
     CONTROL_KEY,
     LENT_KEY,
-    SERIAL_BYTES,
     WRITE_KEY,
+    bound_to,
+    open_data,
+    seal_data,
 )
-from schemas.secure_messaging import MAC_BYTES, BadProtection, message_mac, session_key
+from schemas.secure_messaging import MAC_BYTES, BadProtection
 from schemas.suites import Suite
 from schemas.suites.suite import BLOCK_BYTES, CARD_ID_BYTES, KEY_BYTES
 
 _FILL = bytes(BLOCK_BYTES - CARD_ID_BYTES)
-_ZERO_IV = bytes(BLOCK_BYTES)  # each challenge has its own key, so no IV is used twice with one
 
 
 @dataclass(frozen=True)
@@ -53,31 +52,19 @@ class ControlKey:
         return self._seal(challenge, LENT_KEY, version, index=index, blocks=blocks)
 
     def _seal(self, challenge: bytes, p1: int, p2: int, *, index: int, blocks: bytes) -> bytes:
-        if len(challenge) != CHALLENGE_BYTES or len(self.serial) != SERIAL_BYTES:
-            raise ValueError("an ESAM has a challenge of 16 bytes and a serial of 8")
-        bound = _header(p1, p2) + self.serial + bytes((index,))
-        suite = self.suite
-        enciphered = suite.encrypt_cbc(session_key(suite, self.key, 1, challenge), _ZERO_IV, blocks)
-        return (
-            bytes((index,))
-            + enciphered
-            + message_mac(suite, self.key, challenge, bound, enciphered)
-        )
+        bound = bound_to(_header(p1, p2), self.serial, index)
+        return seal_data(self.suite, self.key, challenge, bound, blocks)
 
     def open(self, challenge: bytes, header: bytes, data: bytes) -> bytes:
         """The blocks in the data of any command under the control key: what an ESAM does.
 
         Raises BadProtection; the MAC is checked before all else.
         """
-        index, enciphered, mac = data[:1], data[1:-MAC_BYTES], data[-MAC_BYTES:]
-        if len(data) < 1 + MAC_BYTES or len(enciphered) % BLOCK_BYTES:
+        whole = len(data) - 1 - MAC_BYTES
+        if whole < 0 or whole % BLOCK_BYTES:
             raise BadProtection("the data is an index, whole blocks and a MAC")
-        bound = header + self.serial + index
-        expected = message_mac(self.suite, self.key, challenge, bound, enciphered)
-        if not hmac.compare_digest(mac, expected):
-            raise BadProtection("the MAC is wrong")
-        session = session_key(self.suite, self.key, 1, challenge)
-        return self.suite.decrypt_cbc(session, _ZERO_IV, enciphered) if enciphered else b""
+        bound = bound_to(header, self.serial, data[0])
+        return open_data(self.suite, self.key, challenge, bound, data)
 
 
 def lent_blocks(card_id: bytes, transport_key: bytes) -> tuple[bytes, bytes]:

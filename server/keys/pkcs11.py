@@ -17,7 +17,7 @@ from pathlib import Path
 import pkcs11
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, SecretKey, Session
 
-from schemas.esam import CHECK_VALUE_BYTES, KeyPlace
+from schemas.esam import CHECK_VALUE_BYTES, KeyPlace, bound_to
 from schemas.esam_issue import lent_blocks, lent_header
 from schemas.keys import CheckValues, Purpose
 from schemas.secure_messaging import MAC_BYTES
@@ -152,7 +152,7 @@ class TokenHome:
         """The card and its key, enciphered inside the token: CBC, a block at a time."""
         _refuse_sm4(suite, f"ESAM {place.serial.hex()}")
         first, second = lent_blocks(place.card_id, transport_key)
-        bound = lent_header(place.version) + place.serial + bytes((place.index,))
+        bound = bound_to(lent_header(place.version), place.serial, place.index)
         with self._session() as session:
             control_key = _control(session, control, place.serial)
             key = _session_key(control_key, 1, challenge, MechanismFlag.ENCRYPT)
