@@ -17,7 +17,7 @@ import httpx
 from benchmarks.site import reading, register, spent_s
 from edge_agent.demo.building import healthy
 from edge_agent.demo.mosquitto import open_mosquitto
-from edge_agent.demo.processes import Child, command, free_port, listens, run, until
+from edge_agent.demo.processes import Child, command, free_port, listens, run, until, whole_lines
 from schemas.events import event_type
 from schemas.suites import SuiteName, suite
 
@@ -52,7 +52,7 @@ class FleetSite:
 
     def fleet_says(self) -> dict[str, Any]:
         """The fleet's newest line."""
-        lines = (self.folder / "fleet.log").read_text().splitlines()
+        lines = whole_lines(self.folder / "fleet.log")
         said: dict[str, Any] = next((json.loads(t) for t in reversed(lines) if t[:1] == "{"), {})
         return said
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from edge_agent.demo.processes import whole_lines
 from schemas.events import event_name
 
 Event = dict[str, Any]
@@ -171,7 +172,7 @@ def strike_latencies(logs: Iterable[Path]) -> list[float]:
     """Milliseconds from card in the field to strike released, from the agents' logs."""
     latencies = []
     for path in logs:
-        for line in path.read_text(errors="replace").splitlines():
+        for line in whole_lines(path):
             if '"strike_released"' not in line:
                 continue
             entry = json.loads(line)

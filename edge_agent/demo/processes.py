@@ -101,6 +101,11 @@ class Child:
         return ProcessFailed(f"{self.name} {how}:\n{tail}")
 
 
+def whole_lines(log: Path) -> list[str]:
+    """The lines of a log that may be written to meanwhile: a reader can see half of a write."""
+    return log.read_text(errors="replace").split("\n")[:-1]
+
+
 async def _stop(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)

@@ -18,7 +18,7 @@ import httpx
 from edge_agent.demo import figures
 from edge_agent.demo.building import Building
 from edge_agent.demo.cast import CAST
-from edge_agent.demo.processes import command, run
+from edge_agent.demo.processes import command, run, whole_lines
 from edge_agent.demo.show import settled
 from schemas.events import event_name
 from tests.building_rig import (
@@ -186,6 +186,5 @@ def _check_orders(events: list[figures.Event]) -> None:
 
 
 def _strikes(log: Path) -> set[str]:
-    lines = log.read_text(errors="replace").splitlines()
-    released = (json.loads(line) for line in lines if '"strike_released"' in line)
+    released = (json.loads(line) for line in whole_lines(log) if '"strike_released"' in line)
     return {entry["grant"] for entry in released}

@@ -29,6 +29,7 @@ from edge_agent.demo.processes import (
     run,
     stop_all,
     until,
+    whole_lines,
 )
 from edge_agent.virtual.card_os import VirtualCard
 from edge_agent.virtual.people import Doorway
@@ -148,7 +149,7 @@ class Walk:
         return await self.start(name, arguments, self.doorway.is_open)
 
     def logged(self, agent: Child) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in agent.log.read_text().splitlines()]
+        return [json.loads(line) for line in whole_lines(agent.log)]
 
     async def status(self) -> dict[str, Any]:
         config = self.door / "agent.toml"
