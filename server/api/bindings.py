@@ -145,7 +145,7 @@ def router(state: ServerState) -> APIRouter:
             if "*" not in tags and f'"{found.event}"' not in tags:
                 detail = f'the binding has the ETag "{found.event}" now'
                 raise Problem(CHANGED_MEANWHILE, detail)
-            changed = await unbind(connection, card, domain, None)
+            changed = await unbind(connection, card, domain, now, None)
             said = ModelChanged(by=by.name, kind="binding", id=f"{card}/{domain}", action="deleted")
             await announce(connection, "model.changed", f"cards/{card}", said, microseconds(now))
         state.announced()

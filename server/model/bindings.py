@@ -10,9 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.clock import microseconds
 from server.model.revisions import next_revision, touch
-from server.store.model_tables import bindings, cards, doors
+from server.store.model_tables import bindings, cards, doors, ended_bindings
 
 MAX_KEY_VERSION = 255
+EVERYWHERE = ""
+"""In place of a domain: all of them."""
 
 
 async def serves(connection: AsyncConnection, agent: str, domain: str) -> bool:
@@ -68,18 +70,45 @@ async def bind(  # noqa: PLR0917 an event's words, in their order
 
 
 async def unbind(
-    connection: AsyncConnection, card: str, domain: str, time: datetime | None
+    connection: AsyncConnection, card: str, domain: str, ordered: datetime, said: datetime | None
 ) -> bool:
     """Take note that a card opens no door of the domain any more. Returns as `bind` does.
 
-    A binding that is newer than `time` stays.
+    `ordered` is when an operator had it so. A binding that is newer than a door `said` so stays.
     """
     revision = await next_revision(connection)
+    await end(connection, [card], domain, ordered)
     query = delete(bindings).where(bindings.c.card == card, bindings.c.domain == domain)
-    if time is not None:
-        query = query.where(bindings.c.time_us <= microseconds(time))
+    if said is not None:
+        query = query.where(bindings.c.time_us <= microseconds(said))
     gone = await connection.execute(query)
     return bool(gone.rowcount) and await _altered(connection, revision, card, domain)
+
+
+async def end(
+    connection: AsyncConnection, some: Collection[str], domain: str, ordered: datetime
+) -> None:
+    """Remember when an operator had it that these cards are bound in a domain no more.
+
+    `EVERYWHERE` for the domain: the cards themselves were deleted.
+    """
+    old = delete(ended_bindings).where(
+        ended_bindings.c.card.in_(some), ended_bindings.c.domain == domain
+    )
+    await connection.execute(old)
+    ended_us = microseconds(ordered)
+    rows = [{"card": card, "domain": domain, "ended_us": ended_us} for card in some]
+    await connection.execute(insert(ended_bindings), rows)
+
+
+async def was_ended(connection: AsyncConnection, card: str, domain: str, since: datetime) -> bool:
+    """Whether `end` was said of the card and domain after `since`."""
+    query = select(ended_bindings.c.card).where(
+        ended_bindings.c.card == card,
+        ended_bindings.c.domain.in_((domain, EVERYWHERE)),
+        ended_bindings.c.ended_us > microseconds(since),
+    )
+    return await connection.scalar(query.limit(1)) is not None
 
 
 async def rekey(  # noqa: PLR0917 an event's words, in their order

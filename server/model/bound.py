@@ -30,7 +30,7 @@ from server.clock import Clock, microseconds
 from server.ingest.heads import Row
 from server.ingest.verify import AlarmKind, Refusal
 from server.model.altered import altered
-from server.model.bindings import bind, rekey, serves, unbind
+from server.model.bindings import bind, rekey, serves, unbind, was_ended
 from server.model.bodies import Card
 from server.model.kinds import CARDS
 from server.model.revisions import next_revision, touch, touch_all
@@ -122,6 +122,7 @@ class Bound:
     ) -> None:
         if data.command is None:
             await _serves(connection, agent, data.domain)
+            late = await was_ended(connection, data.card, data.domain, self._said(event))
         else:
             window = await _window(connection, agent, data, data.command)
             if window.kind != "bind" or window.person is None:
@@ -130,9 +131,16 @@ class Bound:
                 raise _Unbelievable(f"the key of card {data.card} was not given in this window")
             if window.state == "bound" and window.came != data.card:
                 raise _Unbelievable(f"in the window {window.command} a card was bound already")
-            await self._belongs(connection, data.card, window.person, window.opened_by)
+            # by the server's clock: a door's may be wrong, and its window was over by then
+            late = await was_ended(connection, data.card, data.domain, window.until)
+            if not late:
+                await self._belongs(connection, data.card, window.person, window.opened_by)
             await tell_window(connection, window.command, "bound", None, "", data.card)
             await keep_key(connection, data.card)
+        if late:
+            raise _Unbelievable(
+                f"card {data.card} was bound in {data.domain} before that was ended by an operator"
+            )
         self._taken.policies |= await bind(
             connection, data.card, data.domain, data.key_version, event.id, self._said(event)
         )
@@ -146,7 +154,9 @@ class Bound:
         if window.kind != "unbind" or window.card != data.card:
             raise _Unbelievable(f"the window {window.command} is not to unbind card {data.card}")
         await tell_window(connection, window.command, "unbound", None, "", data.card)
-        self._taken.policies |= await unbind(connection, data.card, data.domain, self._said(event))
+        self._taken.policies |= await unbind(
+            connection, data.card, data.domain, window.opened, self._said(event)
+        )
 
     def _said(self, event: EventLine) -> datetime:
         """When the door said it: never later than now, else nothing that is true came after it."""

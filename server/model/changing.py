@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from schemas.server_event_data import ModelChanged
 from server.clock import microseconds
 from server.model.altered import altered
+from server.model.bindings import EVERYWHERE, end
 from server.model.bodies import Area, Body, Door, Rule, Site
 from server.model.checks import check_doors, check_nesting, check_references, check_unnamed
 from server.model.errors import NotThere
@@ -36,6 +37,7 @@ class Change:
     def __init__(self, connection: AsyncConnection, revision: int, state: ServerState) -> None:
         self.connection, self.revision = connection, revision
         self._suite = state.suite.name
+        self._now = state.clock.now()
         self._everyone = False
         self._done: dict[tuple[str, Action], list[str]] = {}
         self.replaced: dict[tuple[str, str], tuple[Body, Body]] = {}
@@ -98,6 +100,8 @@ class Change:
                 )
         for some in in_chunks(sorted(ids)):
             await self.connection.execute(delete(kind.table).where(kind.table.c.id.in_(some)))
+            if kind is CARDS:
+                await end(self.connection, some, EVERYWHERE, self._now)
         self._note(kind.name, "deleted", sorted(ids))
 
     async def put_site(self, body: Site) -> None:

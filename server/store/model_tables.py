@@ -168,6 +168,16 @@ bindings = Table(
     Column("time_us", BigInteger, nullable=False),
 )
 
+ended_bindings = Table(
+    "ended_bindings",
+    metadata,
+    Column("card", String(16), primary_key=True),
+    Column("domain", _NAME, primary_key=True),
+    Column("ended_us", BigInteger, nullable=False),
+)
+"""When an operator last had a binding ended, by the server's clock: news of before then comes late.
+A domain that is the empty text: when the card was deleted, with all that belonged to it."""
+
 touched = Table(
     "touched",
     metadata,

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import delete, insert
 
 from schemas.command import Command
 from schemas.envelope import unverified_payload
@@ -17,7 +17,7 @@ from server.clock import microseconds
 from server.distribution.commands import Session
 from server.model.bindings import bind
 from server.model.bound import Bound
-from server.store.model_tables import cards, persons
+from server.store.model_tables import bindings, cards, persons
 from server.store.windows import note_given
 from tests.orders_rig import MOMENT
 from tests.served_orders import served
@@ -254,6 +254,17 @@ async def test_a_binding_that_has_changed_meanwhile_stays(api, bound):
     assert (answer.status_code, answer.json()["type"]) == (412, "/problems/changed-meanwhile")
     tag = (await api.get(path)).headers["etag"]
     assert (await api.delete(path, headers={"If-Match": tag})).status_code == 204
+
+
+@pytest.mark.parametrize("path", [f"cards/{OTHER}/bindings/front", f"cards/{OTHER}"])
+async def test_what_an_operator_ended_is_not_brought_back_by_late_news(site, api, bound, path):
+    said = event(card=OTHER, domain="front", command=None, transport="desk", at=MOMENT)
+    site.orders.clock.pass_time(1)
+    assert (await api.delete(f"/api/v1/{path}")).status_code == 204
+    async with site.site.engine.begin() as connection:  # as if it had not been heard of before
+        await connection.execute(delete(bindings).where(bindings.c.card == OTHER))
+    await says(site, said)
+    assert (await api.get(f"/api/v1/cards/{OTHER}/bindings/front")).status_code == 404
 
 
 async def test_a_page_begins_after_what_a_page_gave(api):

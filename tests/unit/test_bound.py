@@ -9,6 +9,7 @@ from sqlalchemy import delete, select, update
 
 from server.distribution.windows import standing
 from server.ingest.verify import AlarmKind
+from server.model.bindings import EVERYWHERE, end, unbind
 from server.store.model_tables import bindings, persons, touched
 from server.store.transport_tables import transport_keys
 from server.store.windows import note_given
@@ -233,3 +234,56 @@ async def test_what_the_lock_bound_by_a_list_of_its_own_needs_no_window(desk):
         await connection.execute(update(bindings).values(time_us=0))
     assert (await desk.says(event())).policies
     assert await desk.owner(CARD) == "mei"
+
+
+async def ended(desk, *, after_s, domain=DOMAIN):
+    """An operator ends the binding, or the card, so long after its window was opened."""
+    async with desk.engine.begin() as connection:
+        await end(connection, [CARD], domain, MOMENT + timedelta(seconds=after_s))
+
+
+@pytest.mark.parametrize("domain", [DOMAIN, EVERYWHERE])
+async def test_late_news_of_a_window_that_was_over_brings_no_ended_binding_back(desk, domain):
+    await ended(desk, after_s=61, domain=domain)
+    said = event(at=MOMENT + timedelta(days=1))  # by the lock's clock, which is wrong
+    assert "before that was ended by an operator" in await refused(desk, said)
+    assert await desk.owner(CARD) is None
+    assert (await desk.stands()).state == "bound"
+    async with desk.engine.connect() as connection:
+        assert await connection.scalar(select(transport_keys.c.kept))  # the card has keys now
+
+
+@pytest.mark.parametrize(("after_s", "domain"), [(59, DOMAIN), (59, EVERYWHERE), (61, "zone-b")])
+async def test_a_window_that_went_on_after_the_end_of_a_binding_binds(desk, after_s, domain):
+    await ended(desk, after_s=after_s, domain=domain)
+    said = event(at=MOMENT - timedelta(days=1))  # by the lock's clock, which is wrong
+    assert (await desk.says(said)).policies
+    assert await desk.owner(CARD) == "mei"
+
+
+async def test_a_card_whose_binding_was_ended_is_bound_anew_in_a_new_window(desk):
+    await desk.says(event())
+    async with desk.engine.begin() as connection:
+        assert await unbind(connection, CARD, DOMAIN, MOMENT + timedelta(hours=1), None)
+    desk.clock.at += timedelta(hours=2)
+    await desk.window("bb" * 8)
+    await given(desk, CARD, "bb" * 8)
+    assert (await desk.says(event(command="bb" * 8))).policies
+    assert await desk.bound() == [(CARD, DOMAIN, 1)]
+
+
+async def test_late_news_of_a_card_that_was_erased_since_does_not_bind_it(desk):
+    await desk.says(event())
+    desk.clock.at += timedelta(hours=1)
+    await desk.window("bb" * 8, kind="unbind", card=CARD)
+    await desk.says(event("card.unbound", command="bb" * 8, at=desk.clock.at))
+    assert await desk.bound() == []
+    assert "before that was ended" in await refused(desk, event())
+
+
+async def test_what_the_lock_bound_by_a_list_of_its_own_counts_if_it_was_after_the_end(desk):
+    await ended(desk, after_s=-1)
+    before = event(command=None, transport="desk", at=MOMENT - timedelta(seconds=2))
+    assert "before that was ended" in await refused(desk, before)
+    assert (await desk.says(event(command=None, transport="desk"))).alarms == []
+    assert await desk.bound() == [(CARD, DOMAIN, 1)]
