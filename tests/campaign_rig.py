@@ -89,6 +89,7 @@ class Campaigns:
             standings=self.standings,
             steps=RotationSteps(
                 **common,
+                standings=self.standings,
                 announced=self._announced,
                 policies_changed=self._policies_changed,
             ),

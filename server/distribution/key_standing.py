@@ -6,7 +6,8 @@ the locks' own committed words, so that a look at ten thousand of them costs lit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -168,7 +169,7 @@ class Standings:
         for news in meanwhile:
             self._apply(news)
         self._refreshed_s = self._clock.monotonic()
-        self.watch()
+        self._watch()
 
     async def _read_all(self) -> None:
         self._known = {domain.name: domain for domain in await self._authority.domains()}
@@ -217,7 +218,17 @@ class Standings:
             {lock.agent: lock for lock in locks},
         )
 
-    def watch(self) -> None:
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """What is done inside is written and then so. Where that fails, all is read anew."""
+        try:
+            yield
+        except BaseException:
+            self.stale = True  # it may be written, and only the answer is lost
+            raise
+        self._watch()
+
+    def _watch(self) -> None:
         """What follows from where the domains stand: floors, and cards whose denial is news."""
         self._floors = {}
         for name, standing in self._domains.items():

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from schemas.server_event_data import RotationChanged
 from server.clock import Clock, microseconds
 from server.core.rotation import Campaign, Destroy, Prefer, RaiseFloor, Step
-from server.distribution.key_standing import Standing
+from server.distribution.key_standing import Standing, Standings
 from server.keys.authority import KeyAuthority
 from server.model.revisions import STRUCTURE_ONLY, next_revision, touch
 from server.store import rotations as rows
@@ -31,12 +31,14 @@ class RotationSteps:
         self,
         *,
         engine: AsyncEngine,
+        standings: Standings,
         authority: KeyAuthority,
         clock: Clock,
         announced: Callable[[], None],
         policies_changed: Callable[[], None],
     ) -> None:
-        self._engine, self._authority, self._clock = engine, authority, clock
+        self._engine, self._standings = engine, standings
+        self._authority, self._clock = authority, clock
         self._announced, self._policies_changed = announced, policies_changed
 
     async def add(self, campaign: Campaign, chosen: dict[str, int], by: str) -> None:
@@ -59,40 +61,43 @@ class RotationSteps:
 
         `back` undoes the campaign that the step ends; `counted` is what the step counts.
         """
-        name, now = standing.domain.name, self._clock.now()
-        prefers = [effect for effect in step.effects if isinstance(effect, Prefer)]
-        for effect in step.effects:  # again after a crash they are no error
-            if isinstance(effect, RaiseFloor):
-                await self._raise_floor(standing, effect.floor, by)
-            elif isinstance(effect, Destroy) and standing.authority:
-                await self._authority.destroy(name, effect.version, by)
-                kept = {v: c for v, c in standing.domain.checks.items() if v != effect.version}
-                standing.domain = replace(standing.domain, checks=kept)
-        async with self._engine.begin() as connection:
-            await rows.put_rotation(connection, step.campaign, now)
-            if counted is not None:
-                await rows.forget_lockout(connection, counted)
+        with self._standings.changing():
+            name, now = standing.domain.name, self._clock.now()
+            prefers = [effect for effect in step.effects if isinstance(effect, Prefer)]
+            for effect in step.effects:  # again after a crash they are no error
+                if isinstance(effect, RaiseFloor):
+                    await self._raise_floor(standing, effect.floor, by)
+                elif isinstance(effect, Destroy) and standing.authority:
+                    await self._authority.destroy(name, effect.version, by)
+                    kept = {v: c for v, c in standing.domain.checks.items() if v != effect.version}
+                    standing.domain = replace(standing.domain, checks=kept)
+            async with self._engine.begin() as connection:
+                await rows.put_rotation(connection, step.campaign, now)
+                if counted is not None:
+                    await rows.forget_lockout(connection, counted)
+                for prefer in prefers:
+                    await rows.prefer(connection, name, prefer)
+                    revision = await next_revision(connection)
+                    await touch(connection, revision, {a: {STRUCTURE_ONLY} for a in standing.locks})
+                if step.event is not None:
+                    await _announce(
+                        connection, step.campaign, step.event, step.detail, by=by, now=now
+                    )
+                if back is not None:
+                    chosen = {lock.agent: lock.wave for lock in standing.locks.values()}
+                    await rows.add_rotation(connection, back, chosen, now)
+                    without = [a for a, lock in standing.locks.items() if lock.quarantined]
+                    await rows.set_quarantined(connection, back.id, without, True)
+                    await _announce(connection, back, "activated", "to roll back", by=by, now=now)
+            self._announced()
+            log.info("rotation", id=step.campaign.id, state=step.campaign.state, why=step.detail)
+            standing.campaign = back or (None if step.campaign.ended else step.campaign)
             for prefer in prefers:
-                await rows.prefer(connection, name, prefer)
-                revision = await next_revision(connection)
-                await touch(connection, revision, {a: {STRUCTURE_ONLY} for a in standing.locks})
-            if step.event is not None:
-                await _announce(connection, step.campaign, step.event, step.detail, by=by, now=now)
-            if back is not None:
-                chosen = {lock.agent: lock.wave for lock in standing.locks.values()}
-                await rows.add_rotation(connection, back, chosen, now)
-                without = [a for a, lock in standing.locks.items() if lock.quarantined]
-                await rows.set_quarantined(connection, back.id, without, True)
-                await _announce(connection, back, "activated", "to roll back", by=by, now=now)
-        self._announced()
-        log.info("rotation", id=step.campaign.id, state=step.campaign.state, why=step.detail)
-        standing.campaign = back or (None if step.campaign.ended else step.campaign)
-        for prefer in prefers:
-            standing.domain = replace(
-                standing.domain, preferred=prefer.preferred, accepted=prefer.accepted
-            )
-        if prefers:
-            self._policies_changed()
+                standing.domain = replace(
+                    standing.domain, preferred=prefer.preferred, accepted=prefer.accepted
+                )
+            if prefers:
+                self._policies_changed()
 
     async def _raise_floor(self, standing: Standing, floor: int, by: str) -> None:
         name = standing.domain.name
@@ -114,13 +119,14 @@ class RotationSteps:
         now = self._clock.now()
         some = ", ".join(sorted(agents)[:_NAMED]) + (" ..." if len(agents) > _NAMED else "")
         detail = f"{len(agents)} locks {'into' if into else 'out of'} it: {some}"[:500]
-        async with self._engine.begin() as connection:
-            await rows.set_quarantined(connection, campaign.id, agents, into)
-            await _announce(connection, campaign, "quarantined", detail, by=by, now=now)
-        self._announced()
-        for agent in agents:
-            lock = standing.locks[agent]
-            standing.locks[agent] = replace(lock, quarantined=into, refusal="")
+        with self._standings.changing():
+            async with self._engine.begin() as connection:
+                await rows.set_quarantined(connection, campaign.id, agents, into)
+                await _announce(connection, campaign, "quarantined", detail, by=by, now=now)
+            self._announced()
+            for agent in agents:
+                lock = standing.locks[agent]
+                standing.locks[agent] = replace(lock, quarantined=into, refusal="")
 
 
 async def _announce(

@@ -32,18 +32,20 @@ def open_rotations(
 ) -> Rotations:
     """`load` it, then run it. Raises SiteError if the role `keys` can't sign."""
     engine, clock = state.engine, state.clock
+    standings = Standings(
+        engine=engine,
+        suite=site.suite.name,
+        authority=authority,
+        lock_keys=lock_keys,
+        clock=clock,
+        present=present,
+    )
     return Rotations(
         engine=engine,
-        standings=Standings(
-            engine=engine,
-            suite=site.suite.name,
-            authority=authority,
-            lock_keys=lock_keys,
-            clock=clock,
-            present=present,
-        ),
+        standings=standings,
         steps=RotationSteps(
             engine=engine,
+            standings=standings,
             authority=authority,
             clock=clock,
             announced=announced,

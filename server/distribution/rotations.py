@@ -206,7 +206,7 @@ class Rotations:
             step = core.retire(
                 campaign, locks, behind, now, leave_behind=leave_behind, destroy=destroy
             )
-            await self._take(standing, step, by)
+            await self._steps.take(standing, step, by)
         self._wake.set()
         return step.campaign
 
@@ -218,7 +218,7 @@ class Rotations:
         async with self._turn:
             standing, campaign = await self._standings.active(id)
             step, back = core.roll_back(campaign, self._new_id())
-            await self._take(standing, step, by, back)
+            await self._steps.take(standing, step, by, back)
             await self._standings.refresh()
             return back or step.campaign
 
@@ -248,7 +248,7 @@ class Rotations:
         async with self._turn:
             standing, campaign = await self._standings.active(id)
             step = decide(standing, campaign)
-            await self._take(standing, step, by)
+            await self._steps.take(standing, step, by)
         self._wake.set()
         return step.campaign
 
@@ -266,7 +266,7 @@ class Rotations:
             step = core.advance(campaign, self._standings.locks(standing), standing.domain)
             if step is None:
                 break
-            await self._take(standing, step, ITSELF)
+            await self._steps.take(standing, step, ITSELF)
             campaign = standing.campaign
         locks = self._standings.locks(standing)
         if campaign is not None:
@@ -292,22 +292,7 @@ class Rotations:
             lock = standing.locks.get(out.agent) if standing else None
             if standing and standing.campaign and not (lock and lock.quarantined):
                 step = core.locked_out(standing.campaign, out.card, out.door)
-                await self._take(standing, step, ITSELF, counted=out)
+                await self._steps.take(standing, step, ITSELF, counted=out)
             else:  # of no campaign any more
                 async with self._engine.begin() as connection:
                     await rows.forget_lockout(connection, out)
-
-    async def _take(
-        self,
-        standing: Standing,
-        step: Step,
-        by: str,
-        back: Campaign | None = None,
-        counted: rows.LockedOut | None = None,
-    ) -> None:
-        try:
-            await self._steps.take(standing, step, by, back, counted)
-        except BaseException:
-            self._standings.stale = True  # it may be written, and only the answer is lost
-            raise
-        self._standings.watch()
