@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.card import layout
 from edge_agent.card.apdu import Command, Response
-from edge_agent.card.binding import BindOutcome
 from edge_agent.card.layout import Info, Slot
 from edge_agent.card.rekeying import RekeyOutcome, rekey
 from edge_agent.secure_element.port import Purpose
@@ -23,25 +21,6 @@ from edge_agent.virtual.card_os import VirtualCard
 from schemas.reasons import Reason
 from tests.card_desk import SERIAL, Desk, send
 from tests.copy_desk import OTHER, Lock, chip, instead, overlap, rekeyed, without_keys
-
-
-@pytest.fixture(params=["gm", "intl"])
-def desk(request):
-    return Desk(request.param)
-
-
-@pytest.fixture
-def lock(desk):
-    return Lock(desk)
-
-
-@pytest.fixture
-async def card(desk):
-    """Ada's, bound."""
-    card = desk.card()
-    assert (await desk.bind(card)).outcome is BindOutcome.BOUND
-    card.reset()
-    return card
 
 
 async def test_the_card_itself_opens(lock, card):

@@ -4,33 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from edge_agent.card import layout
 from edge_agent.card.binding import BindOutcome
 from edge_agent.card.layout import Info, Slot
 from schemas.reasons import Reason
 from tests.card_desk import Desk
 from tests.copy_desk import Lock, overlap, rekeyed, saying
-
-
-@pytest.fixture(params=["gm", "intl"])
-def desk(request):
-    return Desk(request.param)
-
-
-@pytest.fixture
-def lock(desk):
-    return Lock(desk)
-
-
-@pytest.fixture
-async def card(desk):
-    """Ada's, bound."""
-    card = desk.card()
-    assert (await desk.bind(card)).outcome is BindOutcome.BOUND
-    card.reset()
-    return card
 
 
 async def test_a_card_that_claims_the_other_suite_is_denied(lock, card, desk):

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import pytest
 
-from edge_agent.card.binding import BindOutcome
 from edge_agent.card.layout import Info, Slot, application_id
 from edge_agent.readers.port import Feedback
 from edge_agent.virtual.card_memory import Image
@@ -25,19 +24,6 @@ from tests.door_rig import DOOR, door_rig
 
 CARD = SERIAL.hex()
 GRANTED, DENIED = Feedback.GRANTED, Feedback.DENIED
-
-
-@pytest.fixture(params=["gm", "intl"])
-def desk(request):
-    return Desk(request.param)
-
-
-@pytest.fixture
-async def card(desk):
-    card = desk.card()
-    assert (await desk.bind(card)).outcome is BindOutcome.BOUND
-    card.reset()
-    return card
 
 
 def named(image: Image, serial: bytes) -> Image:
