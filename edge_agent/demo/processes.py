@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 READY_S = 30.0
 POLL_S = 0.1
 STOP_S = 8.0
+PORTS = range(20000, 32768)
 BIN = Path(sys.executable).parent
 
 
@@ -128,11 +130,16 @@ async def until(child: Child, ready: Callable[[], Awaitable[bool]]) -> None:
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that nothing listens on now, and that no connection is given meanwhile.
+
+    Systems give connections a port above `PORTS`: one of theirs may be taken before it is used, or
+    while what listens there is started again.
+    """
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 async def listens(port: int) -> bool:
