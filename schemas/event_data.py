@@ -253,7 +253,7 @@ class CardData(DoorData):
 class CardBound(CardData):
     """A card now holds keys of this domain."""
 
-    key_version: int
+    key_version: KeyVersion
     person: Name | None = Field(default=None, description="that the window was for")
     transport: TransportSource = TransportSource.DESK
 
@@ -265,15 +265,15 @@ class CardUnbound(CardData):
 class CardRekeyed(CardData):
     """The card was given another version of the domain's keys, after it had opened the door."""
 
-    from_version: int
-    key_version: int
+    from_version: KeyVersion
+    key_version: KeyVersion
 
 
 class CardNotRekeyed(CardData):
     """A card that should have been given another version took it not; it goes on as it is."""
 
-    from_version: int
-    key_version: int
+    from_version: KeyVersion
+    key_version: KeyVersion
     detail: Annotated[str, StringConstraints(max_length=200)]
 
 

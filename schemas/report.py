@@ -39,13 +39,13 @@ class Report(Statement):
 
     purpose: Literal["report"] = "report"
     session: Session
-    root: int = Field(ge=1)
+    root: int = Field(ge=1, lt=2**63)
     policy: Version | None
     revocation: LogHead
-    lockdown: int = Field(ge=0)
-    command: int = Field(ge=0, description="counter of the last command that was taken")
+    lockdown: int = Field(ge=0, lt=2**63)
+    command: int = Field(ge=0, lt=2**63, description="counter of the last command that was taken")
     chain: ChainId
-    waiting: int = Field(ge=0, description="events not yet acknowledged")
+    waiting: int = Field(ge=0, lt=2**63, description="events not yet acknowledged")
     doors: dict[Name, DoorReport] = Field(max_length=64)
     clock: ClockStatus
     version: Annotated[str, StringConstraints(max_length=40)] = Field(description="of the software")

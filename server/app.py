@@ -26,14 +26,13 @@ from server.clock import SystemClock, microseconds
 from server.config import BUILTIN, ServerConfig, broker_address, is_loopback, own_broker_host
 from server.enrolment.reception import Reached
 from server.feed.hub import Hub
-from server.ingest.pipeline import DATABASE_ERRORS
 from server.link_status import LinkStatus
 from server.pki import Authority
 from server.run_file import new_local_token, run_file
 from server.site import Site, SiteError, only_server, open_site
 from server.state import ServerState
 from server.store.announcements import announce
-from server.store.database import open_database
+from server.store.database import DATABASE_ERRORS, open_database
 from server.tls import listener_files
 
 DRAIN_S = 20.0

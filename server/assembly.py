@@ -125,6 +125,7 @@ class Assembly:
             threads=VERIFY_THREADS,
             engine=engine,
             committed=self._committed,
+            reloaded=self._model_changed,
         )
         announced, alarm, publish = self.pipeline.announced, self.pipeline.alarm, self._publish
         self.heartbeats = Heartbeats(

@@ -24,8 +24,8 @@ from schemas.topics import HEARTBEAT, down
 from schemas.versions import LogHead, Version
 from server.clock import Clock, from_microseconds, microseconds
 from server.distribution.publish import Publish
-from server.ingest.pipeline import DATABASE_ERRORS
 from server.store.counters import read_reserved, reserve
+from server.store.database import DATABASE_ERRORS
 
 TICK_S = 0.1
 """At most one batch is signed in this time, but for what is urgent."""

@@ -27,9 +27,9 @@ from schemas.transport import TransportRequest
 from server.clock import Clock
 from server.core.clones import Clones, Sighting
 from server.core.hearing import Heard, hear
-from server.ingest.pipeline import DATABASE_ERRORS
 from server.ingest.registry import Registry
 from server.ingest.verify import AlarmKind, Refusal
+from server.store.database import DATABASE_ERRORS
 
 MAX_WAITING = 64
 """Messages of one agent that wait; a well one never has more than three or four."""

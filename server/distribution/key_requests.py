@@ -21,11 +21,11 @@ from schemas.topics import KEYS, down
 from server.clock import Clock
 from server.core.allowance import Allowance
 from server.core.clones import Clones, Sighting
-from server.distribution.policies import DATABASE_ERRORS
 from server.distribution.publish import Publish
 from server.ingest.verify import AlarmKind, Refusal
 from server.keys.home import HomeUnavailable
 from server.keys.issuing import Asked, Issuer
+from server.store.database import DATABASE_ERRORS
 
 BURST, RATE_S = 64.0, 0.5
 """Packages of one agent: each is an event for ever. Staging a version of a domain takes one."""

@@ -18,7 +18,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from server.config import ServerConfig
 from server.distribution.key_requests import KeyRequests
-from server.distribution.policies import DATABASE_ERRORS
 from server.distribution.publish import Publish
 from server.distribution.transport_requests import TransportRequests
 from server.ingest.verify import AlarmKind, Refusal
@@ -31,6 +30,7 @@ from server.keys.issuing import Issuer
 from server.keys.transport import TransportKeys
 from server.site import Site
 from server.state import ServerState
+from server.store.database import DATABASE_ERRORS
 from server.store.keys import homes_in_use
 
 LOOK_S = 15.0

@@ -21,6 +21,7 @@ from schemas.events import event_name
 from schemas.reasons import Reason
 from server.clock import Clock
 from server.core.rotation import Picture
+from server.ingest.alone import alone
 from server.ingest.heads import Row
 from server.model.bindings import rekey, serves, serving
 from server.store.model_tables import bindings, cards
@@ -64,6 +65,7 @@ class LockKeys:
 
     async def project(self, connection: AsyncConnection, rows: Sequence[Row]) -> None:
         """Take note of what `rows` say, each agent of the locks it serves."""
+        self._news = News()  # of a commit that failed nothing is so
         told: dict[tuple[str, str], tuple[KeysHeld, datetime]] = {}
         for row in rows:
             event = row.link.event
@@ -79,8 +81,9 @@ class LockKeys:
                     self._news.refusals[row.source, refused.domain] = refused
                 elif name == "access.granted":
                     await self._opened(connection, row)
-                elif event.data.get("reason") in BY_VERSION:
-                    await self._denied(connection, row)
+                elif str(event.data.get("reason")) in BY_VERSION:
+                    async with alone(connection, row):
+                        await self._denied(connection, row)
             except ValidationError:
                 continue  # a newer agent's way to say it: kept as an event, and no more
         if told:
@@ -101,7 +104,7 @@ class LockKeys:
         event = row.link.event
         domain, card = str(event.data.get("domain")), str(event.data.get("card"))
         proved = event.data.get("key_version")
-        if not isinstance(proved, int) or proved not in self.watched.get(domain, ()):
+        if type(proved) is not int or proved not in self.watched.get(domain, ()):
             return
         query = select(bindings.c.key_version, bindings.c.other_version).where(
             bindings.c.card == card, bindings.c.domain == domain

@@ -8,7 +8,6 @@ one agent holds up no other.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -20,7 +19,6 @@ from zoneinfo import ZoneInfo
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.envelope import Signer
@@ -37,7 +35,7 @@ from server.ingest.verify import AlarmKind, Refusal
 from server.model.reading import agents_with_doors, forget_touched, touched_since
 from server.model.revisions import touch
 from server.store import policies as rows
-from server.store.database import snapshot
+from server.store.database import DATABASE_ERRORS, snapshot
 from server.store.model_tables import model_state
 
 QUIET_S = 0.1
@@ -56,7 +54,6 @@ MAKERS = 2
 AT_ONCE = 32
 """Agents whose policies are made or told of together."""
 
-DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, OSError)
 
 log = structlog.get_logger(__name__)
 

@@ -16,10 +16,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from schemas.report import Pull
 from schemas.topics import CHUNK, LOCKDOWN, POLICY, REVOCATION, ROOT, SNAPSHOT, down
 from server.distribution.lockdowns import Lockdowns
-from server.distribution.policies import DATABASE_ERRORS, Policies
+from server.distribution.policies import Policies
 from server.distribution.publish import Publish
 from server.distribution.revocations import Revocations
 from server.site import SiteError
+from server.store.database import DATABASE_ERRORS
 
 ANSWERERS = 4
 MAX_ROOTS = 16

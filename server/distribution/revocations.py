@@ -29,10 +29,10 @@ from schemas.versions import LogHead
 from server.clock import Clock, microseconds
 from server.distribution.publish import Publish
 from server.distribution.revocation_messages import LogDamaged, RevocationMessages
-from server.ingest.pipeline import DATABASE_ERRORS
 from server.ingest.verify import AlarmKind, Refusal
 from server.store import revocations as rows
 from server.store.announcements import announce_all
+from server.store.database import DATABASE_ERRORS
 
 MAX_MESSAGES = 40
 """Whoever lacks more than this many messages hold gets a snapshot."""

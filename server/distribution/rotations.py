@@ -30,10 +30,10 @@ from server.distribution.key_standing import Standing, Standings
 from server.distribution.lock_keys import LockKeys
 from server.distribution.rotation_steps import RotationSteps
 from server.distribution.stage_orders import StageOrders
-from server.ingest.pipeline import DATABASE_ERRORS
 from server.keys.authority import KeyAuthority
 from server.keys.home import KeysError
 from server.store import rotations as rows
+from server.store.database import DATABASE_ERRORS
 
 LOOK_S = 1.0
 REST = 19.0

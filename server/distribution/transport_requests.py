@@ -38,7 +38,6 @@ from schemas.transport import (
 from server.clock import Clock, microseconds
 from server.core.allowance import Allowance
 from server.core.clones import Clones, Sighting
-from server.distribution.policies import DATABASE_ERRORS
 from server.distribution.publish import Publish
 from server.distribution.windows import may_ask
 from server.ingest.verify import AlarmKind, Refusal
@@ -49,6 +48,7 @@ from server.keys.transport import TransportKeys
 from server.model.bindings import is_bound
 from server.store import keys as key_rows
 from server.store.announcements import announce
+from server.store.database import DATABASE_ERRORS
 from server.store.model_tables import cards
 from server.store.revocations import find_entries
 from server.store.windows import Window, count_given, is_given, note_given, read_window

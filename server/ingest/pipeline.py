@@ -7,13 +7,11 @@ happens in the second, one batch after the other, so heads are always those of t
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.envelope import TrustedKey
@@ -33,6 +31,7 @@ from server.ingest.metrics import IngestMetrics
 from server.ingest.registry import Registry
 from server.ingest.verify import AlarmKind, Refusal, Verified, verify_message
 from server.store.announcements import Announcement, waiting
+from server.store.database import DATABASE_ERRORS
 
 MAX_BATCH = 512
 MAX_BATCH_BYTES = 2 * 1024 * 1024
@@ -44,7 +43,6 @@ MOST_OUTSIDE = 1000
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
 
-DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, OSError)
 
 log = structlog.get_logger(__name__)
 
@@ -71,13 +69,18 @@ class Pipeline:
         threads: int,
         engine: AsyncEngine,
         committed: Callable[[Sequence[Row]], None],
+        reloaded: Callable[[], None],
     ) -> None:
-        """`committed` is told what a commit has stored, once it has."""
+        """`committed` is told what a commit has stored, once it has.
+
+        `reloaded` is called after a commit of which the answer may have been lost: it may be stored
+        and `committed` not told.
+        """
         self._site, self._suite, self._intake = site, suite, intake
         self._registry, self._ledger, self._journal = registry, ledger, journal
         self._acknowledger, self._hub, self._clock = acknowledger, hub, clock
         self._metrics, self._executor, self._threads = metrics, executor, threads
-        self._engine, self._committed = engine, committed
+        self._engine, self._committed, self._reloaded = engine, committed, reloaded
         self._alarms = Alarms()
         self._outside: deque[Refusal] = deque(maxlen=MOST_OUTSIDE)
         self._announced = True
@@ -173,11 +176,26 @@ class Pipeline:
                 checked = ()  # repeats of an alarm are to be recorded
             if checked is None:
                 return
-            try:
-                await self._commit(checked)
-                self._backoff_s = FIRST_BACKOFF_S
-            except DATABASE_ERRORS as error:
-                await self._recover(error, len(checked))
+            await self._store(checked)
+
+    async def _store(self, checked: Checked) -> None:
+        """Commit what was checked; one message that can't be taken holds up no other."""
+        try:
+            await self._commit(checked)
+            self._backoff_s = FIRST_BACKOFF_S
+        except DATABASE_ERRORS as error:
+            await self._recover(error, len(checked))
+        except Exception as error:
+            log.exception("commit_failed", messages=len(checked))
+            await self._recover(error, len(checked))
+            if len(checked) > 1:
+                for each in checked:
+                    await self._store((each,))
+                return
+            for each in checked:
+                agent = each.agent
+                said = f"a message of {agent} could not be taken: {type(error).__name__}"
+                self.alarm(Refusal(AlarmKind.MALFORMED, agent, f"{said}; see the server's log"))
 
     async def _commit(self, checked: Checked) -> None:
         ledger, now_s = self._ledger, self._clock.monotonic()
@@ -265,6 +283,7 @@ class Pipeline:
             except DATABASE_ERRORS as again:
                 error = again
             else:
+                self._reloaded()
                 return
 
 
