@@ -35,6 +35,7 @@ from server.keys.home import KeyHome
 from server.keys.transport import TransportKeys
 from server.model.bound import Bound, Taken
 from server.model.kinds import CARDS, Card
+from server.model.revisions import next_revision
 from server.store.model_tables import bindings, cards, doors, persons
 from server.store.windows import Window, add_window, read_window
 from tests.key_rig import AGENT, SESSION, KeyDesk, key_desk
@@ -182,7 +183,7 @@ class TransportDesk:
             direction="in",
         )
         async with self.engine.begin() as connection:
-            await add_window(connection, order, "olga")
+            await add_window(connection, order, "olga", await next_revision(connection))
 
     async def stands(self, command: str = WINDOW) -> Window:
         async with self.engine.connect() as connection:

@@ -137,7 +137,7 @@ def router(state: ServerState) -> APIRouter:
         """
         now = state.clock.now()
         async with state.engine.begin() as connection:
-            await next_revision(connection)  # what is seen below stays so
+            revision = await next_revision(connection)  # what is seen below stays so
             found = (await connection.execute(_one(card, domain))).one_or_none()
             if found is None:
                 raise _not_bound(card, domain)
@@ -145,7 +145,7 @@ def router(state: ServerState) -> APIRouter:
             if "*" not in tags and f'"{found.event}"' not in tags:
                 detail = f'the binding has the ETag "{found.event}" now'
                 raise Problem(CHANGED_MEANWHILE, detail)
-            changed = await unbind(connection, card, domain, now, None)
+            changed = await unbind(connection, card, domain, revision)
             said = ModelChanged(by=by.name, kind="binding", id=f"{card}/{domain}", action="deleted")
             await announce(connection, "model.changed", f"cards/{card}", said, microseconds(now))
         state.announced()

@@ -48,6 +48,7 @@ _WORDS = {
     "card_full": "it has no room for another door's keys",
     "not_kept": "the door's disk did not take the event: hold it there again",
     "esam_refused": "the key authority does not know the lock's ESAM for this domain",
+    "binding_ended": "its binding was ended while the window was open: open another",
     "failed": "the server failed: see its log",
     "transport_key_refused": "its transport key is another: see the maker's list",
     "not_our_card": "it is no card of this system",

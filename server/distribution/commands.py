@@ -28,6 +28,7 @@ from schemas.statement import sign_statement
 from schemas.topics import COMMAND, down
 from server.clock import Clock, microseconds
 from server.distribution.publish import Publish
+from server.model.revisions import next_revision
 from server.store.announcements import announce
 from server.store.counters import next_command
 from server.store.model_questions import agent_of
@@ -245,7 +246,7 @@ class Commands:
                     connection, "command.sent", subject, news, microseconds(command.issued)
                 )
                 if command.action in WINDOWS:  # what its door says later counts by this alone
-                    await add_window(connection, command, by)
+                    await add_window(connection, command, by, await next_revision(connection))
             self._announced()
             signed = await asyncio.get_running_loop().run_in_executor(
                 self._executor,

@@ -12,7 +12,6 @@ from server.clock import microseconds
 from server.model.revisions import next_revision, touch
 from server.store.model_tables import bindings, cards, doors, ended_bindings
 
-MAX_KEY_VERSION = 255
 EVERYWHERE = ""
 """In place of a domain: all of them."""
 
@@ -47,66 +46,74 @@ async def bind(  # noqa: PLR0917 an event's words, in their order
     key_version: int,
     event_id: str,
     time: datetime,
+    revision: int = 0,
 ) -> bool:
     """Take note that a card now holds keys of the domain, in the event's own transaction.
 
-    Older news than what is known, as from a door that was cut off, changes nothing. Returns whether
-    a policy may change by it: if so, call `state.model_changed()` after the commit.
+    `revision` is that of the window. Older news than what is known, as from a door that was cut
+    off, changes no version. Returns whether a policy may change by it: if so, call
+    `state.model_changed()` after the commit.
     """
-    if not 1 <= key_version <= MAX_KEY_VERSION:
-        return False  # a device's nonsense, which a database's column might not hold
     time_us = microseconds(time)
     values = {"key_version": key_version, "event": event_id, "time_us": time_us}
     ours = (bindings.c.card == card) & (bindings.c.domain == domain)
-    known_us = await connection.scalar(select(bindings.c.time_us).where(ours))
-    if known_us is not None:  # a policy says that a card is bound, not by which version
-        if time_us > known_us:
-            known = update(bindings).where(ours)
-            await connection.execute(known.values(**values, other_version=None))
+    query = select(bindings.c.time_us, bindings.c.revision).where(ours)
+    known = (await connection.execute(query)).one_or_none()
+    if known is not None:  # a policy says that a card is bound, not by which version
+        newest = max(known.revision, revision)
+        await connection.execute(update(bindings).where(ours).values(revision=newest))
+        if time_us > known.time_us:
+            newer = update(bindings).where(ours)
+            await connection.execute(newer.values(**values, other_version=None))
         return False
-    revision = await next_revision(connection)
-    await connection.execute(insert(bindings).values(card=card, domain=domain, **values))
-    return await _altered(connection, revision, card, domain)
+    change = await next_revision(connection)
+    row = {"card": card, "domain": domain, "revision": revision, **values}
+    await connection.execute(insert(bindings).values(row))
+    return await _altered(connection, change, card, domain)
 
 
-async def unbind(
-    connection: AsyncConnection, card: str, domain: str, ordered: datetime, said: datetime | None
-) -> bool:
-    """Take note that a card opens no door of the domain any more. Returns as `bind` does.
+async def unbind(connection: AsyncConnection, card: str, domain: str, revision: int) -> bool:
+    """An operator had it, at `revision`, that a card opens no door of the domain. As `bind`.
 
-    `ordered` is when an operator had it so. A binding that is newer than a door `said` so stays.
+    What was bound in a window of later than that stays.
     """
-    revision = await next_revision(connection)
-    await end(connection, [card], domain, ordered)
-    query = delete(bindings).where(bindings.c.card == card, bindings.c.domain == domain)
-    if said is not None:
-        query = query.where(bindings.c.time_us <= microseconds(said))
-    gone = await connection.execute(query)
-    return bool(gone.rowcount) and await _altered(connection, revision, card, domain)
+    change = await next_revision(connection)
+    await end(connection, [card], domain, revision)
+    gone = await connection.execute(
+        delete(bindings).where(
+            bindings.c.card == card,
+            bindings.c.domain == domain,
+            bindings.c.revision < revision,
+        )
+    )
+    return bool(gone.rowcount) and await _altered(connection, change, card, domain)
 
 
 async def end(
-    connection: AsyncConnection, some: Collection[str], domain: str, ordered: datetime
+    connection: AsyncConnection, some: Collection[str], domain: str, revision: int
 ) -> None:
-    """Remember when an operator had it that these cards are bound in a domain no more.
+    """Remember that an operator had the bindings of these cards in the domain ended.
 
     `EVERYWHERE` for the domain: the cards themselves were deleted.
     """
-    old = delete(ended_bindings).where(
-        ended_bindings.c.card.in_(some), ended_bindings.c.domain == domain
+    ours = ended_bindings.c.card.in_(some) & (ended_bindings.c.domain == domain)
+    await connection.execute(
+        delete(ended_bindings).where(ours, ended_bindings.c.revision <= revision)
     )
-    await connection.execute(old)
-    ended_us = microseconds(ordered)
-    rows = [{"card": card, "domain": domain, "ended_us": ended_us} for card in some]
-    await connection.execute(insert(ended_bindings), rows)
+    later = set(await connection.scalars(select(ended_bindings.c.card).where(ours)))
+    rows = [
+        {"card": card, "domain": domain, "revision": revision} for card in some if card not in later
+    ]
+    if rows:
+        await connection.execute(insert(ended_bindings), rows)
 
 
-async def was_ended(connection: AsyncConnection, card: str, domain: str, since: datetime) -> bool:
-    """Whether `end` was said of the card and domain after `since`."""
+async def was_ended(connection: AsyncConnection, card: str, domain: str, revision: int) -> bool:
+    """Whether that came after a window of `revision` was opened."""
     query = select(ended_bindings.c.card).where(
         ended_bindings.c.card == card,
         ended_bindings.c.domain.in_((domain, EVERYWHERE)),
-        ended_bindings.c.ended_us > microseconds(since),
+        ended_bindings.c.revision > revision,
     )
     return await connection.scalar(query.limit(1)) is not None
 

@@ -27,10 +27,11 @@ from schemas.event_data import (
 from schemas.events import EventLine, event_name
 from schemas.server_event_data import ModelChanged
 from server.clock import Clock, microseconds
+from server.ingest.alone import alone
 from server.ingest.heads import Row
 from server.ingest.verify import AlarmKind, Refusal
 from server.model.altered import altered
-from server.model.bindings import bind, rekey, serves, unbind, was_ended
+from server.model.bindings import bind, is_bound, rekey, serves, unbind, was_ended
 from server.model.bodies import Card
 from server.model.kinds import CARDS
 from server.model.revisions import next_revision, touch, touch_all
@@ -48,6 +49,9 @@ _DATA: dict[str, type[EventData]] = {
 }
 _LAST: dict[str, State] = {"nobody_came": "not_bound", "replaced": "ended"}
 """The outcomes that end a window; after any other it goes on."""
+ENDED = "binding_ended"
+"""The outcome of a card that was bound, when its binding was ended meanwhile."""
+_ENDED_SINCE = "an operator ended the binding of card {} in {}"
 
 
 class _Unbelievable(Exception):
@@ -90,11 +94,13 @@ class Bound:
                 )
             except ValidationError:
                 continue  # a newer agent's way to say it: kept as an event, and no more
-            try:
-                await self._take(connection, row.source, event, data)
-            except _Unbelievable as why:
-                said = f"agent {row.source} says in {event.id} ({event_name(event.type)}): {why}"
-                self._taken.alarms.append(Refusal(AlarmKind.BINDING_REFUSED, row.source, said))
+            async with alone(connection, row):
+                try:
+                    await self._take(connection, row.source, event, data)
+                except _Unbelievable as why:
+                    name = event_name(event.type)
+                    said = f"agent {row.source} says in {event.id} ({name}): {why}"
+                    self._taken.alarms.append(Refusal(AlarmKind.BINDING_REFUSED, row.source, said))
 
     async def _take(
         self, connection: AsyncConnection, agent: str, event: EventLine, data: EventData
@@ -103,7 +109,7 @@ class Bound:
             case CardBound():
                 await self._bound(connection, agent, event, data)
             case CardUnbound():
-                await self._unbound(connection, agent, event, data)
+                await self._unbound(connection, agent, data)
             case CardRekeyed():
                 await _serves(connection, agent, data.domain)
                 version = data.from_version, data.key_version
@@ -120,43 +126,43 @@ class Bound:
     async def _bound(
         self, connection: AsyncConnection, agent: str, event: EventLine, data: CardBound
     ) -> None:
+        card, domain = data.card, data.domain
+        revision = 0
         if data.command is None:
-            await _serves(connection, agent, data.domain)
-            late = await was_ended(connection, data.card, data.domain, self._said(event))
+            await _serves(connection, agent, domain)
+            ended = await was_ended(connection, card, domain, 0)
+            if ended and not await is_bound(connection, card, domain):
+                raise _Unbelievable(f"{_ENDED_SINCE.format(card, domain)}: it needs a window")
         else:
             window = await _window(connection, agent, data, data.command)
             if window.kind != "bind" or window.person is None:
                 raise _Unbelievable(f"the window {window.command} is not to bind")
-            if not await is_given(connection, window.command, data.card):
-                raise _Unbelievable(f"the key of card {data.card} was not given in this window")
-            if window.state == "bound" and window.came != data.card:
+            if not await is_given(connection, window.command, card):
+                raise _Unbelievable(f"the key of card {card} was not given in this window")
+            if window.state == "bound" and window.came != card:
                 raise _Unbelievable(f"in the window {window.command} a card was bound already")
-            # by the server's clock: a door's may be wrong, and its window was over by then
-            late = await was_ended(connection, data.card, data.domain, window.until)
-            if not late:
-                await self._belongs(connection, data.card, window.person, window.opened_by)
-            await tell_window(connection, window.command, "bound", None, "", data.card)
-            await keep_key(connection, data.card)
-        if late:
-            raise _Unbelievable(
-                f"card {data.card} was bound in {data.domain} before that was ended by an operator"
-            )
+            revision = window.revision
+            await keep_key(connection, card)  # which it was bound with, whatever it counts for
+            if await was_ended(connection, card, domain, revision):
+                why = _ENDED_SINCE.format(card, domain)
+                await tell_window(connection, window.command, "not_bound", ENDED, why, card)
+                raise _Unbelievable(f"{why}, after the window {window.command} was opened")
+            await self._belongs(connection, card, window.person, window.opened_by)
+            await tell_window(connection, window.command, "bound", None, "", card)
         self._taken.policies |= await bind(
-            connection, data.card, data.domain, data.key_version, event.id, self._said(event)
+            connection, card, domain, data.key_version, event.id, self._said(event), revision
         )
 
-    async def _unbound(
-        self, connection: AsyncConnection, agent: str, event: EventLine, data: CardUnbound
-    ) -> None:
+    async def _unbound(self, connection: AsyncConnection, agent: str, data: CardUnbound) -> None:
         if data.command is None:
             raise _Unbelievable(f"card {data.card} was unbound without a window")
         window = await _window(connection, agent, data, data.command)
         if window.kind != "unbind" or window.card != data.card:
             raise _Unbelievable(f"the window {window.command} is not to unbind card {data.card}")
+        if window.state == "unbound":
+            raise _Unbelievable(f"in the window {window.command} the card was unbound already")
         await tell_window(connection, window.command, "unbound", None, "", data.card)
-        self._taken.policies |= await unbind(
-            connection, data.card, data.domain, window.opened, self._said(event)
-        )
+        self._taken.policies |= await unbind(connection, data.card, data.domain, window.revision)
 
     def _said(self, event: EventLine) -> datetime:
         """When the door said it: never later than now, else nothing that is true came after it."""

@@ -37,7 +37,6 @@ class Change:
     def __init__(self, connection: AsyncConnection, revision: int, state: ServerState) -> None:
         self.connection, self.revision = connection, revision
         self._suite = state.suite.name
-        self._now = state.clock.now()
         self._everyone = False
         self._done: dict[tuple[str, Action], list[str]] = {}
         self.replaced: dict[tuple[str, str], tuple[Body, Body]] = {}
@@ -101,7 +100,7 @@ class Change:
         for some in in_chunks(sorted(ids)):
             await self.connection.execute(delete(kind.table).where(kind.table.c.id.in_(some)))
             if kind is CARDS:
-                await end(self.connection, some, EVERYWHERE, self._now)
+                await end(self.connection, some, EVERYWHERE, self.revision)
         self._note(kind.name, "deleted", sorted(ids))
 
     async def put_site(self, body: Site) -> None:

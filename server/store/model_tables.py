@@ -166,17 +166,19 @@ bindings = Table(
     Column("other_version", SmallInteger),
     Column("event", String(40), nullable=False),
     Column("time_us", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False, server_default="0"),
 )
+"""`revision`: of the window in which it was bound, 0 without one."""
 
 ended_bindings = Table(
     "ended_bindings",
     metadata,
     Column("card", String(16), primary_key=True),
     Column("domain", _NAME, primary_key=True),
-    Column("ended_us", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False),
 )
-"""When an operator last had a binding ended, by the server's clock: news of before then comes late.
-A domain that is the empty text: when the card was deleted, with all that belonged to it."""
+"""At which revision an operator last had a binding ended: what a window of before it brings comes
+late. A domain that is the empty text: the card was deleted, with all that belonged to it."""
 
 touched = Table(
     "touched",

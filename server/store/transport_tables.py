@@ -60,9 +60,10 @@ windows = Table(
     Column("detail", Text, nullable=False),
     Column("came", String(16)),
     Column("news", Integer, nullable=False),
+    Column("revision", BigInteger, nullable=False, server_default="0"),
 )
 """`domain` is the door's when it was opened; `came` the card that the last event was about; `news`
-counts the events."""
+counts the events; `revision` is the model's when it was opened."""
 
 window_cards = Table(
     "window_cards",

@@ -23,7 +23,7 @@ class Window:
     """A window as the server itself recorded it, before the door heard of it.
 
     `state` is by the events alone; `server.distribution.windows` knows of time. `came` is the card
-    of the last event, `news` how many there were.
+    of the last event, `news` how many there were. `revision` orders it among the ends of bindings.
     """
 
     command: str
@@ -42,9 +42,10 @@ class Window:
     detail: str
     came: str | None
     news: int
+    revision: int
 
 
-async def add_window(connection: AsyncConnection, command: Command, by: str) -> None:
+async def add_window(connection: AsyncConnection, command: Command, by: str, revision: int) -> None:
     """Record it, in the transaction that records the command."""
     assert command.until is not None
     domain = await connection.scalar(select(doors.c.domain).where(doors.c.id == command.door))
@@ -64,6 +65,7 @@ async def add_window(connection: AsyncConnection, command: Command, by: str) -> 
             state="open",
             detail="",
             news=0,
+            revision=revision,
         )
     )
 

@@ -127,7 +127,7 @@ async def test_no_window_lends_the_key_of_a_card_that_opens_doors_of_the_domain(
         assert (answer.refusal, answer.loan) == (TransportRefusal.ESAM_REFUSED, None)
         assert "has keys of" in desk.alarms[-1].detail
         async with desk.engine.begin() as connection:
-            await unbind(connection, OTHER, DOMAIN, MOMENT, None)
+            await unbind(connection, OTHER, DOMAIN, 1)
         assert (await ask(desk, requests, OTHER, loan=loan(desk))).loan is not None
 
 

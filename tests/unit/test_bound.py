@@ -10,6 +10,7 @@ from sqlalchemy import delete, select, update
 from server.distribution.windows import standing
 from server.ingest.verify import AlarmKind
 from server.model.bindings import EVERYWHERE, end, unbind
+from server.model.revisions import next_revision
 from server.store.model_tables import bindings, persons, touched
 from server.store.transport_tables import transport_keys
 from server.store.windows import note_given
@@ -174,11 +175,11 @@ async def test_only_a_window_for_this_card_unbinds_it(desk, changes):
     assert await desk.bound() == [(CARD, DOMAIN, 1)]
 
 
-async def test_old_news_unbinds_nothing(desk):
+async def test_an_unbound_card_is_unbound_whatever_the_locks_clock_says(desk):
     await unbinding(desk)
-    said = event("card.unbound", command="bb" * 8, at=MOMENT - timedelta(seconds=1))
-    assert not (await desk.says(said)).policies
-    assert await desk.bound() == [(CARD, DOMAIN, 1)]
+    said = event("card.unbound", command="bb" * 8, at=MOMENT - timedelta(minutes=4))
+    assert (await desk.says(said)).policies
+    assert await desk.bound() == []
 
 
 async def test_a_new_key_version_changes_no_policy(desk):
@@ -213,6 +214,7 @@ async def test_a_commit_that_failed_leaves_nothing_to_be_told(desk):
 
     async def attempt():
         async with desk.engine.begin() as connection:
+            await next_revision(connection)  # a write, as that of the event
             await projection.project(connection, rows)
             raise Failed
 
@@ -236,54 +238,84 @@ async def test_what_the_lock_bound_by_a_list_of_its_own_needs_no_window(desk):
     assert await desk.owner(CARD) == "mei"
 
 
-async def ended(desk, *, after_s, domain=DOMAIN):
-    """An operator ends the binding, or the card, so long after its window was opened."""
+async def ended(desk, domain=DOMAIN):
+    """An operator ends the binding, or deletes the card."""
     async with desk.engine.begin() as connection:
-        await end(connection, [CARD], domain, MOMENT + timedelta(seconds=after_s))
+        if domain == DOMAIN:
+            await unbind(connection, CARD, DOMAIN, await next_revision(connection))
+        else:
+            await end(connection, [CARD], domain, await next_revision(connection))
 
 
 @pytest.mark.parametrize("domain", [DOMAIN, EVERYWHERE])
-async def test_late_news_of_a_window_that_was_over_brings_no_ended_binding_back(desk, domain):
-    await ended(desk, after_s=61, domain=domain)
-    said = event(at=MOMENT + timedelta(days=1))  # by the lock's clock, which is wrong
-    assert "before that was ended by an operator" in await refused(desk, said)
+async def test_late_news_of_a_window_brings_back_nothing_that_was_ended_since(desk, domain):
+    await ended(desk, domain)
+    said = event(at=MOMENT + timedelta(days=1))  # no clock decides
+    assert "an operator ended the binding" in await refused(desk, said)
     assert await desk.owner(CARD) is None
-    assert (await desk.stands()).state == "bound"
+    window = await desk.stands()
+    assert (window.state, window.outcome, window.came) == ("not_bound", "binding_ended", CARD)
     async with desk.engine.connect() as connection:
         assert await connection.scalar(select(transport_keys.c.kept))  # the card has keys now
 
 
-@pytest.mark.parametrize(("after_s", "domain"), [(59, DOMAIN), (59, EVERYWHERE), (61, "zone-b")])
-async def test_a_window_that_went_on_after_the_end_of_a_binding_binds(desk, after_s, domain):
-    await ended(desk, after_s=after_s, domain=domain)
-    said = event(at=MOMENT - timedelta(days=1))  # by the lock's clock, which is wrong
-    assert (await desk.says(said)).policies
-    assert await desk.owner(CARD) == "mei"
-
-
-async def test_a_card_whose_binding_was_ended_is_bound_anew_in_a_new_window(desk):
+@pytest.mark.parametrize("domain", [DOMAIN, EVERYWHERE])
+async def test_a_card_whose_binding_was_ended_is_bound_anew_in_a_new_window(desk, domain):
     await desk.says(event())
-    async with desk.engine.begin() as connection:
-        assert await unbind(connection, CARD, DOMAIN, MOMENT + timedelta(hours=1), None)
-    desk.clock.at += timedelta(hours=2)
+    await ended(desk, domain)
     await desk.window("bb" * 8)
     await given(desk, CARD, "bb" * 8)
-    assert (await desk.says(event(command="bb" * 8))).policies
+    said = event(command="bb" * 8, at=MOMENT - timedelta(days=1))
+    assert (await desk.says(said)).alarms == []
     assert await desk.bound() == [(CARD, DOMAIN, 1)]
+    assert (await desk.stands("bb" * 8)).state == "bound"
+
+
+async def test_the_end_of_a_binding_in_another_domain_ends_nothing_here(desk):
+    await ended(desk, "zone-b")
+    assert (await desk.says(event())).policies
 
 
 async def test_late_news_of_a_card_that_was_erased_since_does_not_bind_it(desk):
-    await desk.says(event())
-    desk.clock.at += timedelta(hours=1)
-    await desk.window("bb" * 8, kind="unbind", card=CARD)
-    await desk.says(event("card.unbound", command="bb" * 8, at=desk.clock.at))
+    await desk.says(await unbinding(desk))
     assert await desk.bound() == []
-    assert "before that was ended" in await refused(desk, event())
+    assert "an operator ended the binding" in await refused(desk, event())
 
 
-async def test_what_the_lock_bound_by_a_list_of_its_own_counts_if_it_was_after_the_end(desk):
-    await ended(desk, after_s=-1)
-    before = event(command=None, transport="desk", at=MOMENT - timedelta(seconds=2))
-    assert "before that was ended" in await refused(desk, before)
-    assert (await desk.says(event(command=None, transport="desk"))).alarms == []
+async def test_late_news_of_an_erasing_lets_nothing_back_that_was_ended_after_it(desk):
+    """Bound, erased at one lock, bound at another, ended; then the two locks say so, late."""
+    erased = await unbinding(desk)
+    await desk.window("cc" * 8)
+    await given(desk, CARD, "cc" * 8)
+    await ended(desk)
+    assert (await desk.says(erased)).alarms == []
+    assert "an operator ended the binding" in await refused(desk, event(command="cc" * 8))
+    assert await desk.bound() == []
+
+
+async def test_late_news_of_an_erasing_leaves_what_was_bound_after_it(desk):
+    erased = await unbinding(desk)
+    await desk.window("cc" * 8)
+    await given(desk, CARD, "cc" * 8)
+    assert (await desk.says(event(command="cc" * 8))).alarms == []
+    assert not (await desk.says(erased)).policies
     assert await desk.bound() == [(CARD, DOMAIN, 1)]
+
+
+async def test_a_window_to_unbind_unbinds_once(desk):
+    erased = await unbinding(desk)
+    await desk.says(erased)
+    await desk.window("cc" * 8)
+    await given(desk, CARD, "cc" * 8)
+    await desk.says(event(command="cc" * 8))
+    assert "unbound already" in await refused(desk, erased)
+
+
+async def test_what_a_lock_bound_by_a_list_of_its_own_does_not_undo_an_operators_end(desk):
+    by_list = event(command=None, transport="desk", at=MOMENT + timedelta(days=1))
+    await ended(desk)
+    assert "it needs a window" in await refused(desk, by_list)
+    await desk.window("bb" * 8)
+    await given(desk, CARD, "bb" * 8)
+    await desk.says(event(command="bb" * 8))
+    assert (await desk.says(by_list)).alarms == []  # it is bound, and that is no more than true
