@@ -34,6 +34,8 @@ State = Literal[
 ]
 ENDED: frozenset[State] = frozenset({"completed", "rolled_back"})
 BEFORE_ACTIVATION: frozenset[State] = frozenset({"planned", "staging", "staged"})
+UNDER_WAY: frozenset[State] = frozenset({"staging", "staged", "overlap", "retiring"})
+"""What can be paused."""
 
 
 class NotNow(Exception):
@@ -161,7 +163,7 @@ def start(campaign: Campaign, *, hold: bool = False) -> Step:
 
 def pause(campaign: Campaign, reason: str) -> Step:
     """Stop where it is; nothing at a door changes by that. Raises NotNow."""
-    _must_be(campaign, {"staging", "staged", "overlap", "retiring"}, "paused")
+    _must_be(campaign, UNDER_WAY, "paused")
     paused = replace(campaign, state="paused", resumes=campaign.state, reason=reason)
     return Step(paused, "paused", reason)
 
@@ -249,7 +251,7 @@ def _prefers(lock: Lock, campaign: Campaign) -> bool:
 def locked_out(campaign: Campaign, card: str, door: str) -> Step:
     """A good card failed at a door in service by its key version: stop, and say where."""
     counted = replace(campaign, lockouts=campaign.lockouts + 1)
-    if campaign.state in ("staging", "staged", "overlap"):
+    if campaign.state in UNDER_WAY:
         return pause(counted, f"card {card} was refused at door {door} because of its key version")
     return Step(counted)
 

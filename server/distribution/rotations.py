@@ -118,7 +118,7 @@ class Rotations:
     async def look(self) -> None:
         """Take every step that is due, and tell locks what they lack.
 
-        Raises KeysError, or what the database raises.
+        Raises what the database raises, or KeysError if no domain can be read.
         """
         async with self._turn:
             await self._standings.keep_up()
@@ -128,7 +128,10 @@ class Rotations:
             for standing in self._standings.all():
                 for agent in came:
                     standing.pace.forget(agent)
-                await self._look(standing)
+                try:
+                    await self._look(standing)
+                except KeysError as error:  # a token that is away, say: the other domains go on
+                    log.error("rotation_waits", domain=standing.domain.name, why=str(error)[:500])
 
     # What operators ask for.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
@@ -9,6 +10,7 @@ import pytest
 from sqlalchemy import insert
 
 from server.core.rotation import NotNow
+from server.keys.home import HomeUnavailable
 from server.store import rotations as rows
 from server.store.model_tables import doors
 from tests.campaign_lock import ZONE, FakeLock
@@ -182,3 +184,63 @@ async def test_a_door_that_is_new_while_all_is_read_again_is_noticed(rig):
     await rig.looked()
     (standing,) = rig.standings.all()
     assert "late" in standing.locks
+
+
+async def test_what_a_lock_said_in_a_commit_that_failed_is_not_taken_for_said(rig):
+    lock = rig.locks["agent-0"]
+    lock.accepted = (7,)
+
+    async def disk_full(*_):
+        raise OSError("no space left")
+
+    rig.ledger._projections.append(disk_full)
+    with pytest.raises(OSError, match="no space"):
+        await rig.says_held(lock)
+    rig.ledger._projections.remove(disk_full)
+    await rig.says_held(rig.locks["agent-1"])  # anybody's next word
+    (standing,) = rig.standings.all()
+    assert standing.locks["agent-0"].picture.accepted == ()
+
+
+async def test_a_good_card_that_is_refused_while_the_old_version_goes_stops_it_before_it_is_erased(
+    rig,
+):
+    await rig.add_card(CARD, 2, other=1)
+    campaign = await overlapping(rig)
+    await rig.prefer(2)
+    slow = rig.locks["agent-2"]
+    slow.deaf = True  # its policy comes late, so nothing is erased yet
+    await rig.rotations.retire(campaign.id, "op")
+    await rig.until(campaign.id, "retiring")
+    await rig.denies("agent-0", CARD, "key_version_unsupported")
+    paused = await rig.until(campaign.id, "paused")
+    assert (paused.resumes, paused.lockouts) == ("retiring", 1)
+    slow.deaf = False
+    await rig.policy(slow)
+    await rig.looked()
+    assert all(set(lock.held) == {1, 2} for lock in rig.locks.values())
+    await rig.rotations.resume(campaign.id, "op")
+    await rig.until(campaign.id, "completed")
+
+
+async def test_a_domain_whose_keys_can_not_be_used_now_holds_up_no_other(rig, monkeypatch):
+    await rig.authority.create_domain("zone-b", "intl", "op")
+    await rig.add_lock("b-0", "zone-b")
+    campaign = await overlapping(rig)
+    await rig.prefer(2)
+
+    asked = asyncio.Event()
+
+    async def away(*_):
+        asked.set()
+        raise HomeUnavailable("the token is not there")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.authority, "destroy", away)
+        await rig.rotations.retire(campaign.id, "op", destroy=True)
+        await asked.wait()
+        other = await rig.rotations.plan("zone-b", "op")
+        await rig.rotations.start(other.id, "op")
+        await rig.until(other.id, "overlap")
+        assert (await rig.campaign(campaign.id)).state == "retiring"
+    await rig.until(campaign.id, "completed")

@@ -373,13 +373,9 @@ def test_what_does_not_run_is_not_paused_and_what_runs_is_not_resumed():
         rotation.start(STAGING)
 
 
-@pytest.mark.parametrize("campaign", [STAGING, STAGED, ACTIVE])
+@pytest.mark.parametrize("campaign", [STAGING, STAGED, ACTIVE, RETIRING])
 def test_a_good_card_that_is_refused_halts_it_at_once(campaign):
     step = rotation.locked_out(campaign, "00112233445566aa", "front")
     assert (step.campaign.state, step.campaign.lockouts) == ("paused", 1)
     assert "front" in step.campaign.reason
     assert rotation.locked_out(step.campaign, "aa", "b").campaign.lockouts == 2
-
-
-def test_who_was_left_behind_halts_no_retirement():
-    assert rotation.locked_out(RETIRING, "aa", "front").campaign == replace(RETIRING, lockouts=1)
