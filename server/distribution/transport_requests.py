@@ -173,42 +173,46 @@ class TransportRequests:
             found = await self._keys.give(connection, request.card)
             if found is None:
                 raise _Refused(TransportRefusal.UNKNOWN_KEY, "it is not known")
-            loan = None
+            esam = None
             if request.loan is not None:
-                loan = await self._lend(connection, agent, window, request, found.key)
+                esam = await self._borrower(connection, agent, window, request, request.loan)
             if new:
                 await note_given(connection, window.command, request.card)
-            said = TransportKeyGiven(
-                by=f"agent {agent}",
-                agent=agent,
-                card=request.card,
-                command=window.command,
-                source=found.source,
-                lent_to=None if request.loan is None else request.loan.esam,
-            )
+        # the home may be slow, so no transaction waits for it
+        lent = None if esam is None else await self._lend(esam, request, found.key)
+        said = TransportKeyGiven(
+            by=f"agent {agent}",
+            agent=agent,
+            card=request.card,
+            command=window.command,
+            source=found.source,
+            lent_to=None if request.loan is None else request.loan.esam,
+        )
+        async with self._engine.begin() as connection:
             now_us = microseconds(self._clock.now())
-            await announce(
-                connection, "keys.transport_given", f"cards/{request.card}", said, now_us
-            )
+            subject = f"cards/{request.card}"
+            await announce(connection, "keys.transport_given", subject, said, now_us)
         self._announced()
-        return _Given(found.source, found.key, loan)
+        return _Given(found.source, found.key, lent)
 
-    async def _lend(
+    async def _borrower(
         self,
         connection: AsyncConnection,
         agent: str,
         window: Window,
         request: TransportRequest,
-        key: bytes,
-    ) -> bytes:
-        loan = request.loan
-        assert loan is not None
+        loan: LoanRequest,
+    ) -> key_rows.EsamRow:
         if await is_bound(connection, request.card, window.domain):
             # Whoever is lent its transport key could read the keys it opens doors with.
             raise _Refused(
                 TransportRefusal.ESAM_REFUSED, f"it has keys of {window.domain}", alarm=True
             )
-        esam = await _esam(connection, agent, window, loan)
+        return await _esam(connection, agent, window, loan)
+
+    async def _lend(self, esam: key_rows.EsamRow, request: TransportRequest, key: bytes) -> bytes:
+        loan = request.loan
+        assert loan is not None
         home = self._homes.of(esam.home)
         place = LoanPlace(
             bytes.fromhex(loan.esam), loan.index, loan.version, bytes.fromhex(request.card)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from datetime import timedelta
 
 import pytest
@@ -16,6 +17,7 @@ from schemas.transport import TransportRefusal, TransportSource
 from server.clock import microseconds
 from server.distribution.transport_requests import BURST, MOST_CARDS
 from server.ingest.verify import AlarmKind
+from server.model.revisions import next_revision
 from server.store.distribution_tables import revocations
 from server.store.windows import tell_window
 from tests.esam_desk import EsamDesk
@@ -316,3 +318,26 @@ async def test_a_version_below_the_floor_is_lent_nothing(desk, esam):
     await desk.keys_desk.authority.new_version(DOMAIN, "test")
     await desk.keys_desk.authority.raise_floor(DOMAIN, 2, "test")
     await refused(desk, TransportRefusal.ESAM_REFUSED, loan=loan(esam), alarm=True)
+
+
+async def test_while_the_home_of_the_keys_is_slow_others_write(desk, esam, monkeypatch):
+    answers, asked, home = threading.Event(), asyncio.Event(), desk.keys_desk.homes.first
+    loop, lend = asyncio.get_running_loop(), type(home).lend
+
+    def slow(*args):
+        loop.call_soon_threadsafe(asked.set)
+        assert answers.wait(30)
+        return lend(*args)
+
+    monkeypatch.setattr(type(home), "lend", slow)
+    master = b"m" * 16
+    await desk.transport.take_root(TransportSource.DERIVED, master, "test", suite="intl")
+    async with desk.serving() as requests:
+        answering = asyncio.create_task(ask(desk, requests, OTHER, loan=loan(esam)))
+        await asked.wait()
+        try:
+            async with desk.engine.begin() as connection:
+                await next_revision(connection)
+        finally:
+            answers.set()
+        assert (await answering).loan is not None
