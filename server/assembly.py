@@ -249,6 +249,7 @@ class Assembly:
             present=self.presence.live,
             announced=announced,
             policies_changed=self.policies.model_changed,
+            alarm=alarm,
         )
         self.inbox = Inbox(
             site=site.name,

@@ -29,6 +29,7 @@ from server.distribution.rotation_steps import RotationSteps
 from server.distribution.rotations import Rotations
 from server.distribution.stage_orders import StageOrders
 from server.ingest.ledger import Ledger
+from server.ingest.verify import Refusal
 from server.keys.authority import KeyAuthority
 from server.model.bindings import rekey
 from server.store import rotations as rows
@@ -59,6 +60,7 @@ class Campaigns:
         self.died = asyncio.Event()
         self._executor, self._ids = executor, itertools.count(1)
         self._chains = Chains(SITE)
+        self.alarms: list[Refusal] = []
         self._ingest, self._policing = asyncio.Lock(), asyncio.Lock()
         self._looks = 0
         self.policies = 0
@@ -82,7 +84,11 @@ class Campaigns:
             "clock": self.clock,
         }
         self.standings = Standings(
-            **common, suite="intl", lock_keys=self.lock_keys, present=self.present
+            **common,
+            suite="intl",
+            lock_keys=self.lock_keys,
+            present=self.present,
+            alarm=self.alarms.append,
         )
         self.rotations = Rotations(
             **common,

@@ -18,6 +18,7 @@ from server.clock import Clock
 from server.core.rotation import Campaign, Domain, Lock, NotNow
 from server.core.rotation_pace import Pace
 from server.distribution.lock_keys import LockKeys, News
+from server.ingest.verify import AlarmKind, Refusal
 from server.keys.authority import Domain as KeyDomain
 from server.keys.authority import KeyAuthority
 from server.store import rotations as rows
@@ -76,9 +77,11 @@ class Standings:
         lock_keys: LockKeys,
         clock: Clock,
         present: Callable[[], Collection[str]],
+        alarm: Callable[[Refusal], None],
     ) -> None:
         self._engine, self._suite, self._authority = engine, suite, authority
-        self._lock_keys, self._clock, self._present = lock_keys, clock, present
+        self._lock_keys, self._clock = lock_keys, clock
+        self._present, self._alarm = present, alarm
         self._domains: dict[str, Standing] = {}
         self._floors: dict[str, dict[str, int]] = {}
         self._refreshed_s = 0.0
@@ -131,12 +134,21 @@ class Standings:
                 told = replace(picture, held=standing.same(picture.held))
                 standing.locks[agent] = replace(lock, picture=told, refusal="")
                 standing.pace.answered(agent)
+                if picture.floor > standing.domain.floor:
+                    self._is_behind(agent, standing.domain, picture.floor)
         for (agent, domain), refused in news.refusals.items():
             standing = self._domains.get(domain)
             if standing is not None and agent in standing.locks:
                 why = f"{refused.reason}: {refused.detail}"[:300]
                 standing.locks[agent] = replace(standing.locks[agent], refusal=why)
                 standing.pace.answered(agent)
+
+    def _is_behind(self, agent: str, domain: Domain, floor: int) -> None:
+        said = (
+            f"agent {agent} counts no keys of {domain.name} below version {floor}, this server's"
+            f" floor is {domain.floor}: it was restored from a backup of before a rotation"
+        )
+        self._alarm(Refusal(AlarmKind.STATE_BEHIND, agent, said))
 
     def locks(self, standing: Standing) -> list[Lock]:
         here = self._present()

@@ -12,6 +12,7 @@ from server.distribution.publish import Publish
 from server.distribution.rotation_steps import RotationSteps
 from server.distribution.rotations import Rotations
 from server.distribution.stage_orders import StageOrders
+from server.ingest.verify import Refusal
 from server.keys.authority import KeyAuthority
 from server.site import Site
 from server.state import ServerState
@@ -29,6 +30,7 @@ def open_rotations(
     present: Callable[[], Collection[str]],
     announced: Callable[[], None],
     policies_changed: Callable[[], None],
+    alarm: Callable[[Refusal], None],
 ) -> Rotations:
     """`load` it, then run it. Raises SiteError if the role `keys` can't sign."""
     engine, clock = state.engine, state.clock
@@ -39,6 +41,7 @@ def open_rotations(
         lock_keys=lock_keys,
         clock=clock,
         present=present,
+        alarm=alarm,
     )
     return Rotations(
         engine=engine,

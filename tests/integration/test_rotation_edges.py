@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import insert
 
 from server.core.rotation import NotNow
+from server.ingest.verify import AlarmKind
 from server.keys.home import HomeUnavailable
 from server.store import rotations as rows
 from server.store.model_tables import doors
@@ -244,3 +245,14 @@ async def test_a_domain_whose_keys_can_not_be_used_now_holds_up_no_other(rig, mo
         await rig.until(other.id, "overlap")
         assert (await rig.campaign(campaign.id)).state == "retiring"
     await rig.until(campaign.id, "completed")
+
+
+async def test_a_lock_that_is_beyond_a_restored_server_is_an_alarm(rig):
+    lock = rig.locks["agent-0"]
+    await rig.says_held(lock)
+    assert rig.alarms == []
+    lock.floor = 3
+    await rig.says_held(lock)
+    (alarm,) = rig.alarms
+    assert (alarm.kind, alarm.agent) == (AlarmKind.STATE_BEHIND, "agent-0")
+    assert "below version 3, this server's floor is 1" in alarm.detail
