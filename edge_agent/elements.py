@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edge_agent.clock import Clock
 from edge_agent.config import Config, PcscEsamConfig
+from edge_agent.giving import Giving
 from edge_agent.log import log
 from edge_agent.secure_element.esam import EsamElement
 from edge_agent.secure_element.esam_chip import Esam
@@ -61,6 +62,8 @@ class Elements:
         self._kek = kek
         self._random = random
         self.esams = tuple(esams)
+        self.giving = Giving()
+        """The cards that they give keys to now."""
         self._open: dict[tuple[str, SuiteName], SecureElement] = {}
 
     def get(self, domain: str, suite_name: SuiteName) -> SecureElement:

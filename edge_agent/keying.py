@@ -106,6 +106,7 @@ class Keying:
         self._changed = asyncio.Event()
         for esam in elements.esams:
             esam.keys_changed = self._changed.set
+        elements.giving.ended = self._changed.set
 
     def connected(self, say: Say, session: str) -> None:
         """Ask by this connection from now on."""

@@ -2,6 +2,9 @@
 
 It is said when it is another than was said last, also before a restart: which that was is noted
 after the event is durable. So it is said at least once, and not at each start again.
+
+That another version is preferred is said once no card is being given the one of before any more:
+until then the lock says what that card was asked.
 """
 
 from __future__ import annotations
@@ -86,14 +89,20 @@ class KeysHeld:
                 return None
             holding = in_software(element)
         asked = self.settings(domain)
+        preferred, accepted = 1, tuple[int, ...]()
+        if asked is not None:
+            preferred, accepted = asked.key_version, asked.accepted_key_versions
+        before = self._elements.giving.other_than(preferred, domain)
+        if before is not None:
+            preferred, accepted = before.key_version, before.accepted_key_versions
         return {
             "domain": domain,
             "suite": suite,
             "esam": None if esam is None else esam.serial.hex(),
             "held": holding.versions,
             "floor": holding.floor,
-            "preferred": 1 if asked is None else asked.key_version,
-            "accepted": () if asked is None else asked.accepted_key_versions,
+            "preferred": preferred,
+            "accepted": accepted,
         }
 
     def _settings(self) -> Iterator[DoorSettings]:

@@ -28,7 +28,17 @@ class Rekeying:
         self._house = house
 
     async def give(self, card: CardChannel, lacking: Lacking) -> None:
-        """Re-key the card, and record that or why not; nothing, if it was taken away."""
+        """Re-key the card, and record that or why not.
+
+        Nothing, if it was taken away, or if the door asks for something else by now.
+        """
+        house, question = self._house, lacking.question
+        if question != house.question(house.view(self._door)):
+            return
+        with house.elements.giving.by(question):
+            await self._give(card, lacking)
+
+    async def _give(self, card: CardChannel, lacking: Lacking) -> None:
         house, question = self._house, lacking.question
         element = house.elements.get(question.domain, question.suite)
         script = rekey(lacking.card_id, question, lacking.from_version, house.random)

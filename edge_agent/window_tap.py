@@ -65,9 +65,13 @@ class WindowTap:
         window = self._windows.at(self._direction)
         if window is None:
             return False
+        asked = self._asked()
+        with self._house.elements.giving.by(asked.question):
+            return await self._take(window, card, asked)
+
+    async def _take(self, window: Window, card: CardChannel, asked: _Asked) -> bool:
         until = asyncio.get_running_loop().time() + WINDOW_TIMEOUT_S
         async with asyncio.timeout_at(until):
-            asked = self._asked()
             card_id = await self._card_id(card, asked)
         if not self._windows.is_open(window):  # it was just replaced, or ended
             return False

@@ -7,9 +7,11 @@ import asyncio
 import pytest
 
 from edge_agent import keying
+from edge_agent.card.application import UnlockQuestion
 from tests.card_desk import SERIAL as CARD
 from tests.esam_rig import CHALLENGE
-from tests.keying_rig import DOMAIN, honest, keying_rig, lost
+from tests.keying_rig import DOMAIN, OTHER, honest, keying_rig, lost
+from tests.link_rig import SITE
 
 
 @pytest.fixture
@@ -43,6 +45,49 @@ async def test_what_a_policy_asks_for_is_said_when_it_changes(rig):
     assert (held["preferred"], held["accepted"]) == (2, [1])
     await rig.policy(key_version=2, accepted_key_versions=[1])
     await rig.nothing_more()
+
+
+def asking(version: int, *accepted: int, domain: str = DOMAIN) -> UnlockQuestion:
+    return UnlockQuestion(SITE, domain, "intl", version, accepted)
+
+
+async def test_another_version_is_preferred_once_no_card_is_given_the_one_of_before(rig):
+    first, second = rig.elements.giving.by(asking(1)), rig.elements.giving.by(asking(1))
+    with first:
+        with second:  # at another door, or another side of it
+            await rig.policy(key_version=2, accepted_key_versions=[1])
+            await rig.nothing_more()
+        await rig.nothing_more()
+    held = await rig.held()
+    assert (held["preferred"], held["accepted"]) == (2, [1])
+    with rig.elements.giving.by(asking(2, 1)):
+        await rig.nothing_more()
+
+
+async def test_a_card_that_is_given_keys_holds_up_nothing_but_its_own_domains_preference(rig):
+    with rig.elements.giving.by(asking(1, domain=OTHER)), rig.elements.giving.by(asking(2, 1)):
+        await rig.policy(key_version=2, accepted_key_versions=[1])
+        assert (await rig.held())["preferred"] == 2
+    with rig.elements.giving.by(asking(2, 1)):
+        await rig.policy(key_version=3, accepted_key_versions=[2])
+        rig.order(3)
+        held = await rig.held()
+        assert (set(held["held"]), held["preferred"], held["accepted"]) == ({1, 3}, 2, [1])
+    while (held := await rig.held())["preferred"] == 2:
+        pass
+    assert (held["preferred"], held["accepted"]) == (3, [2])
+
+
+async def test_a_lock_that_is_given_what_it_lacked_prefers_it_after_the_card_in_hand(rig):
+    await rig.policy(key_version=2, accepted_key_versions=[1])
+    assert (await rig.held())["preferred"] == 2
+    with rig.elements.giving.by(asking(1)):  # it holds no other
+        rig.order(2)
+        held = await rig.held()
+        assert (set(held["held"]), held["preferred"]) == ({1, 2}, 1)
+    while (held := await rig.held())["preferred"] == 1:
+        pass
+    assert set(held["held"]) == {1, 2}
 
 
 async def test_what_a_look_at_the_chip_finds_is_said(rig):

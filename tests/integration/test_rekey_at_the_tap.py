@@ -163,6 +163,22 @@ async def test_a_door_that_was_shut_after_the_decision_re_keys_nobody(
     assert await in_overlap.asked() == [1], "it was granted, and the door was shut then"
 
 
+async def test_a_card_is_given_nothing_that_the_door_does_not_prefer_any_more(
+    in_overlap, given, monkeypatch
+):
+    assert await in_overlap.rig.tap(in_overlap.card) is GRANTED
+    assert await in_overlap.rig.tap(in_overlap.stand.card(9)) is DENIED, "the first tap is over"
+    monkeypatch.undo()
+    in_overlap.hold_version(3)
+    await in_overlap.prefer(3, 1, cards=[in_overlap.card])
+    untouched = object()
+    (lacking,) = given
+    await rekeying.Rekeying(DOOR, in_overlap.rig.house).give(untouched, lacking)
+    assert await in_overlap.told() == []
+    assert await in_overlap.rig.tap(in_overlap.card) is GRANTED
+    await in_overlap.stand.event("card.rekeyed", from_version=1, key_version=3)
+
+
 @pytest.mark.parametrize("answered", [False, True])
 async def test_a_card_that_is_taken_away_anywhere_opens_again_and_is_whole_in_the_end(
     in_overlap, answered
