@@ -20,6 +20,7 @@ from edge_agent.recorder import Recorder
 from edge_agent.secure_element.esam_chip import Lend
 from edge_agent.secure_element.port import ElementUnavailable
 from edge_agent.virtual.doorway import Doorway
+from edge_agent.window_tap import HOLD_UP_AGAIN, NOT_KEPT
 
 _ROW = re.compile(r"([0-9a-f]{16}),([0-9a-f]{32})")
 
@@ -60,9 +61,9 @@ async def bind_cards(
 ) -> None:
     """Bind the next `count` cards at the first reader of the first door.
 
-    `ready` is told the door once cards can be held up, `bound` each card's id, `refused` why a
-    card was not bound; `lend` serves an ESAM that holds the door's keys. Raises what `app.opened`
-    raises, or ReaderUnavailable.
+    `ready` is told the door once cards can be held up, `bound` each card's id once that is on the
+    disk, `refused` why a card was not bound; `lend` serves an ESAM that holds the door's keys.
+    Raises what `app.opened` raises, or ReaderUnavailable.
     """
     async with opened(config) as (parts, outbox, store), AsyncExitStack() as stack:
         door = config.doors[0]
@@ -93,25 +94,28 @@ async def bind_cards(
                 removed = isinstance(error, CardRemoved)
                 await reader.feedback(Feedback.TRY_AGAIN if removed else Feedback.ERROR)
                 continue
-            if result.outcome is BindOutcome.BOUND and result.card_id is not None:
-                draft = recorder.about_door(
-                    "card.bound",
-                    door.door,
-                    card=result.card_id,
-                    domain=question.domain,
-                    key_version=question.key_version,
-                )
-                await recorder.record([draft])
-            if result.card_id is not None and result.outcome in _DONE:
-                count -= 1
-                bound(result.card_id)
-                await reader.feedback(Feedback.BOUND)
-            else:
+            if result.card_id is None or result.outcome not in _DONE:
                 refused(f"{result.card_id or 'a card without a serial'}: {result.outcome}")
                 await reader.feedback(Feedback.DENIED)
+                continue
+            draft = recorder.about_door(
+                "card.bound",
+                door.door,
+                card=result.card_id,
+                domain=question.domain,
+                key_version=question.key_version,
+            )
+            if not await recorder.record([draft]):
+                refused(f"{result.card_id}: {NOT_KEPT}: {HOLD_UP_AGAIN}")
+                await reader.feedback(Feedback.ERROR)
+                continue
+            count -= 1
+            bound(result.card_id)
+            await reader.feedback(Feedback.BOUND)
 
 
 _DONE = (BindOutcome.BOUND, BindOutcome.ALREADY_BOUND)
+"""The second too: it may have been bound just before the power went, and was never told of."""
 
 
 class _Desk:

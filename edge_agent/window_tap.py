@@ -31,6 +31,7 @@ CARD_REMOVED, TIMED_OUT, UNAVAILABLE, NOT_KEPT = (
     "element_unavailable",
     "not_kept",
 )
+HOLD_UP_AGAIN = "the event could not be stored: hold the card up again"
 _TRY_AGAIN = (CARD_REMOVED, TIMED_OUT, NO_ANSWER, NO_CONNECTION)
 _ERROR = (UNAVAILABLE, NOT_KEPT, TransportRefusal.FAILED)
 
@@ -176,7 +177,7 @@ class WindowTap:
             if await self._windows.done(window, **data):
                 self._windows.close(window)
                 return Feedback.BOUND
-            outcome, detail = NOT_KEPT, "the event could not be stored: hold the card up again"
+            outcome, detail = NOT_KEPT, HOLD_UP_AGAIN
         if outcome == BindOutcome.TRANSPORT_KEY_REFUSED and card is not None:
             window.refused.add(bytes.fromhex(card))
         await self._windows.tell(window, outcome, card=card, detail=detail)
