@@ -120,6 +120,8 @@ class Esam:
             return
         if state.errors_left == 0:
             self._note(_worn_out())
+        elif self.trouble is not None and self.trouble.reason == "unfit":
+            self._note(None)
 
     async def table(self, domain: str) -> KeyTable:
         """Which keys the chip holds of a domain, by their check values. Raises EsamUnavailable."""
@@ -223,7 +225,7 @@ class Esam:
             except MalformedApdu as error:
                 self._channel = None
                 raise self._noted("unfit", f"the chip is no ESAM of ours: {error}") from None
-        if self.trouble is not None and self.trouble.reason != "worn_out":
+        if self.trouble is not None and self.trouble.reason not in _SEEN_BY_LOOKING:
             self._note(None)
         return result
 
@@ -294,6 +296,8 @@ class Esam:
             self.changed()
 
 
+_SEEN_BY_LOOKING = ("unfit", "worn_out")
+"""One answer that makes sense does not end these."""
 _WRONG_LE, _MORE, _GET_RESPONSE = 0x6C, 0x61, 0xC0
 
 

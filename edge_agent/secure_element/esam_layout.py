@@ -13,7 +13,7 @@ from enum import IntEnum
 from edge_agent.card import layout, tlv
 from edge_agent.card.apdu import MalformedApdu
 from schemas.esam import CHECK_VALUE_BYTES, SERIAL_BYTES
-from schemas.keys import MAX_DOMAIN_INDEX, CheckValues, Purpose
+from schemas.keys import MAX_DOMAIN_INDEX, MAX_VERSIONS, CheckValues, Purpose
 from schemas.suites import SuiteName
 
 AID = b"\xf0OSTY\x02ESAM"
@@ -136,5 +136,9 @@ class KeyTable:
                 data[start : start + CHECK_VALUE_BYTES].hex()
                 for start in range(at + 1, at + size, CHECK_VALUE_BYTES)
             )
+            if data[at] == 0 or data[at] in versions:
+                raise MalformedApdu(f"a key table names version {data[at]}, or names it twice")
             versions[data[at]] = CheckValues(auth=auth, admit=admit, maintain=maintain)
+        if len(versions) > MAX_VERSIONS:
+            raise MalformedApdu(f"a key table has {len(versions)} versions, {MAX_VERSIONS} at most")
         return cls(data[0], versions)
