@@ -15,7 +15,7 @@ import http.client
 import json
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class Application:
 
     claim: Claim
     root: Root
-    body: bytes
+    body: bytes = field(repr=False)
 
     @classmethod
     def make(

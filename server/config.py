@@ -104,7 +104,9 @@ class ServerConfig(BaseModel):
         " OSTIARY_PKCS11_PIN_FILE names",
     )
     database: str | None = Field(
-        default=None, description="SQLAlchemy URL; by default ostiary.db in the site directory"
+        default=None,
+        repr=False,  # it may hold a password
+        description="SQLAlchemy URL; by default ostiary.db in the site directory",
     )
 
 

@@ -18,7 +18,7 @@ import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class RootKeys:
     place: Path
     count: int = 1
     threshold: int = 1
-    passphrases: tuple[str, ...] = ()
+    passphrases: tuple[str, ...] = field(default=(), repr=False)
     """One a key; none: each folder has a `kek` file of its own."""
 
 

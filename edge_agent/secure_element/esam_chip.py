@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from edge_agent.card import layout
@@ -54,7 +54,7 @@ class Loan:
     index: int
     version: int
     card_id: bytes
-    transport_key: bytes
+    transport_key: bytes = field(repr=False)
 
 
 Lend = Callable[[bytes, bytes, Loan], Awaitable[bytes]]

@@ -104,14 +104,14 @@ class _Part(BaseModel):
 
 class _KeptDomain(_Part):
     floor: int = Field(ge=0, le=255)
-    versions: dict[KeyVersion, KeysHex]
+    versions: dict[KeyVersion, KeysHex] = Field(repr=False)
 
 
 class _Kept(_Part):
     chip: Literal["ESAM"]
     suite: SuiteName
     serial: EsamSerial
-    control_key: KeyHex
+    control_key: KeyHex = Field(repr=False)
     control_version: int = Field(ge=0, le=255)
     errors_left: int = Field(ge=0, le=ERROR_LIMIT)
     domains: dict[DomainIndex, _KeptDomain]

@@ -84,7 +84,7 @@ class ClaimCode(BaseModel):
     """To be carried to the device, by hand or as a QR code. It is shown only once."""
 
     agent: str
-    code: str = Field(examples=["ostiary://10.0.0.5:8443/front/AAAA-BBBB?root=..."])
+    code: str = Field(repr=False, examples=["ostiary://10.0.0.5:8443/front/AAAA-BBBB?root=..."])
     expires: datetime
 
 

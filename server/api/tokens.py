@@ -52,7 +52,7 @@ class TokenItem(BaseModel):
 class TokenMade(TokenItem):
     """A new token. `token` is shown here and never again."""
 
-    token: str
+    token: str = Field(repr=False)
 
 
 class TokenList(BaseModel):

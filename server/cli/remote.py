@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.cli.console import fail
 from server.ingest.alarms import printable
@@ -42,7 +42,7 @@ class Running(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     url: str
-    token: str
+    token: str = Field(repr=False)
 
 
 class Refused(Exception):

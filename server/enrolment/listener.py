@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import structlog
 import uvicorn
 from fastapi import FastAPI, Request
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -44,7 +44,9 @@ class RequestBody(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    secret: Annotated[str, StringConstraints(pattern=rf"^[0-9a-f]{{{2 * SECRET_BYTES}}}$")]
+    secret: Annotated[str, StringConstraints(pattern=rf"^[0-9a-f]{{{2 * SECRET_BYTES}}}$")] = Field(
+        repr=False
+    )
     enrolment: str
 
 

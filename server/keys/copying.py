@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -35,7 +35,7 @@ class Copying:
 
     engine: AsyncEngine
     site: Site
-    kek: bytes
+    kek: bytes = field(repr=False)
     random: RandomBytes
     clock: Clock
     announced: Callable[[], None]
