@@ -74,7 +74,7 @@ class Ordered(Entry):
     """The entry that denies."""
 
     new: bool = Field(description="false: it stood there already")
-    known: bool = Field(description="false: the management model knows no such card or person")
+    known: bool = Field(description="false: there is no such card, person or key version")
 
 
 class OrderedEntries(BaseModel):
@@ -338,5 +338,4 @@ def _entry(entry: RevocationEntry) -> dict[str, Any]:
 
 def _ordered(revoked: Revoked, there: set[tuple[str, str]]) -> dict[str, Any]:
     entry = revoked.entry
-    is_known = entry.kind == "key-version" or (entry.kind, entry.subject) in there
-    return {**_entry(entry), "new": revoked.new, "known": is_known}
+    return {**_entry(entry), "new": revoked.new, "known": (entry.kind, entry.subject) in there}

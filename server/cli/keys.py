@@ -171,9 +171,15 @@ def retire(
     domain: Domain,
     below: Annotated[int, typer.Option(min=2, help="The lowest version that is still given.")],
     site_dir: SiteDir = DEFAULT_SITE_DIR,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
     ask_kek: AskKek = False,
 ) -> None:
-    """Give the versions below to no lock any more, and have the ESAMs erase them. For ever."""
+    """Give the versions below to no lock any more, and have the ESAMs erase them. For ever.
+
+    A rotation does this by itself; refused while doors take one of these versions.
+    """
+    if not yes:
+        typer.confirm(f"Retire all versions of {domain} below {below} for ever?", abort=True)
     with_keys(site_dir, ask_kek, lambda keys: keys.authority.raise_floor(domain, below, BY))
     out.print(f"Versions of {domain} below {below} are retired.")
 

@@ -40,7 +40,12 @@ def waits_for(campaign: Campaign, lock: Lock, domain: Domain) -> str:
         return ""
     if lock.refusal:
         return f"{missing}; it refused: {lock.refusal}"
-    return missing if lock.reachable else f"{missing}, and it can't be reached"
+    if lock.reachable:
+        return missing
+    away = f"{missing}, and it can't be reached"
+    if campaign.state == "staging" and lock.wave == campaign.wave == 0:
+        return f"{away}: it is the first, and the others wait for it, or for its quarantine"
+    return away
 
 
 def _missing(campaign: Campaign, lock: Lock, domain: Domain) -> str:

@@ -25,6 +25,7 @@ from server.ingest.alone import alone
 from server.ingest.heads import Row
 from server.model.bindings import rekey, serves, serving
 from server.store.model_tables import bindings, cards
+from server.store.revocations import denied_versions
 from server.store.rotations import LockedOut, add_lockout, put_pictures
 
 BY_VERSION = frozenset(
@@ -131,6 +132,7 @@ class LockKeys:
             .where(cards.c.state == "active")
         )
         bound = (await connection.execute(query)).one_or_none()
+        opens -= await denied_versions(connection, domain)  # cards of those are refused on purpose
         if bound is not None and opens & {bound.key_version, bound.other_version}:
             out = LockedOut(event, domain, card, row.source, str(data.get("door"))[:63])
             await add_lockout(connection, out)

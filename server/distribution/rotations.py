@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from itertools import count
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -34,6 +35,7 @@ from server.keys.authority import KeyAuthority
 from server.keys.home import KeysError
 from server.store import rotations as rows
 from server.store.database import DATABASE_ERRORS
+from server.store.revocations import denied_versions
 
 LOOK_S = 1.0
 REST = 19.0
@@ -153,7 +155,10 @@ class Rotations:
                 )
             async with self._engine.connect() as connection:
                 past = [c for c, *_ in await rows.read_rotations(connection) if c.domain == domain]
-            version = to or self._next_version(standing, past)
+                denied = await denied_versions(connection, domain)
+            if to in denied:
+                raise NotNow(f"key version {to} of {domain} is revoked: no door takes it")
+            version = to or self._next_version(standing, past, denied)
             deadline = self._clock.now() + overlap
             campaign = plan(self._new_id(), standing.domain, version, deadline, past)
             if standing.authority and version not in standing.domain.checks:
@@ -163,16 +168,24 @@ class Rotations:
                         " and the next one is made"
                     )
                 made, _ = await self._authority.new_version(domain, by)
+                while made in denied:
+                    made, _ = await self._authority.new_version(domain, by)
                 campaign = replace(campaign, to_version=made)
-            there = self._present()
-            chosen = waves((agent, agent in there) for agent in standing.locks)
-            await self._steps.add(campaign, chosen, by)
+            await self._steps.add(campaign, self._waves(standing), by)
             await self._standings.refresh()
             return campaign
 
     async def start(self, id: str, by: str, *, hold: bool = False) -> Campaign:
         """Begin to give locks the new keys. Raises UnknownRotation or NotNow."""
-        return await self._act(id, by, lambda _, c: core.start(c, hold=hold))
+        async with self._turn:
+            standing, campaign = await self._standings.active(id)
+            step = core.start(campaign, hold=hold)
+            # Since the plan was made others may have gone, and the first must be one that is there.
+            await self._steps.choose(campaign, self._waves(standing))
+            await self._steps.take(standing, step, by)
+            await self._standings.refresh()
+        self._wake.set()
+        return step.campaign
 
     async def pause(self, id: str, by: str) -> Campaign:
         """Stop it where it is. Raises UnknownRotation or NotNow."""
@@ -255,13 +268,21 @@ class Rotations:
         self._wake.set()
         return step.campaign
 
-    def _next_version(self, standing: Standing, past: Iterable[Campaign]) -> int:
+    def _waves(self, standing: Standing) -> dict[str, int]:
+        there = self._present()
+        serving = [lock.agent for lock in standing.locks.values() if not lock.quarantined]
+        return waves((agent, agent in there) for agent in serving)
+
+    def _next_version(
+        self, standing: Standing, past: Iterable[Campaign], denied: Collection[int]
+    ) -> int:
         used = max([standing.domain.preferred, *(max(c.from_version, c.to_version) for c in past)])
-        if not standing.authority:
-            return used + 1
-        newest = max(standing.domain.checks, default=0)
-        # it may be made by hand, or for a plan that was not made in the end
-        return newest if newest > used else newest + 1
+        first = used + 1
+        if standing.authority:
+            newest = max(standing.domain.checks, default=0)
+            # it may be made by hand, or for a plan that was not made in the end
+            first = newest if newest > used else newest + 1
+        return next(version for version in count(first) if version not in denied)
 
     async def _look(self, standing: Standing) -> None:
         campaign = standing.campaign

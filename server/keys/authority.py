@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -29,6 +30,8 @@ from server.keys.homes import Homes
 from server.store import keys as rows
 from server.store.announcements import announce
 from server.store.database import overwrite_freed, sole_writer
+from server.store.model_tables import bindings, doors
+from server.store.rotations import Versions, read_versions
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,13 @@ class KeyAuthority:
                         f"key domain {name} is there already: `ostiary keys new-version {name}`"
                         " makes its next keys"
                     )
+                bound = select(bindings.c.card).where(bindings.c.domain == name).limit(1)
+                if await connection.scalar(bound) is not None:
+                    raise KeysError(
+                        f"cards are bound in {name} by keys that its locks have drawn themselves:"
+                        " those would open nothing any more. Choose another name, give it to the"
+                        " doors as their `domain`, and bind the cards there"
+                    )
                 await rows.add_domain(connection, name, suite, now_us)
                 made = await self._make(connection, Domain(name, suite, 1, ()), 1, by)
         self._announced()
@@ -145,6 +155,12 @@ class KeyAuthority:
                 )
             if floor == found.floor:
                 return
+            lowest = await _lowest_asked(connection, domain)
+            if floor > lowest:
+                raise KeysError(
+                    f"doors of {domain} take version {lowest}: whoever has no other would stand"
+                    f" outside. `ostiary rotation` moves doors and cards on and retires it then"
+                )
             await rows.raise_floor(connection, domain, floor)
             data = KeyFloorRaised(by=by, domain=domain, floor=floor)
             await announce(
@@ -245,3 +261,11 @@ def _domain(row: rows.DomainRow, versions: Iterable[rows.VersionRow]) -> Domain:
 def key_subject(domain: str) -> str:
     """The CloudEvents subject of what is about a domain's keys."""
     return f"keys/{domain}"
+
+
+async def _lowest_asked(connection: AsyncConnection, domain: str) -> int:
+    """The oldest version that doors of the domain take; where there is no door, beyond all."""
+    if await connection.scalar(select(doors.c.id).where(doors.c.domain == domain).limit(1)) is None:
+        return MAX_KEY_VERSION + 1
+    asked = (await read_versions(connection)).get(domain, Versions())
+    return min(asked.preferred, *asked.accepted, MAX_KEY_VERSION)

@@ -10,7 +10,9 @@ from sqlalchemy import Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.policy import DoorBehaviour
+from server.store.key_tables import key_versions
 from server.store.model_tables import areas, cards, doors, groups, persons
+from server.store.rotations import Versions, read_versions
 
 _AT_ONCE = 500
 _GRACE_S = float(DoorBehaviour().grace_s)
@@ -29,13 +31,32 @@ async def known(
     """Those of (kind, id) that are there."""
     by_kind: dict[str, set[str]] = {}
     for kind, name in named:
-        if kind in _TABLES:
-            by_kind.setdefault(kind, set()).add(name)
-    found = set()
-    for kind, ids in by_kind.items():
-        column = _TABLES[kind].c.id
+        by_kind.setdefault(kind, set()).add(name)
+    versions = by_kind.get("key-version", set())
+    found = {("key-version", each) for each in versions & await _key_versions(connection, versions)}
+    for kind in by_kind.keys() & _TABLES.keys():
+        ids, column = by_kind[kind], _TABLES[kind].c.id
         for row in await _rows(connection, sorted(ids), column, column):
             found.add((kind, row.id))
+    return found
+
+
+async def _key_versions(connection: AsyncConnection, named: Collection[str]) -> set[str]:
+    """The `DOMAIN/VERSION` of their domains that the authority made or doors have asked for."""
+    domains = sorted({name.rpartition("/")[0] for name in named})
+    if not domains:
+        return set()
+    made = select(key_versions.c.domain, key_versions.c.version).where(
+        key_versions.c.domain.in_(domains)
+    )
+    found = {f"{domain}/{version}" for domain, version in await connection.execute(made)}
+    asked = await read_versions(connection)
+    for domain in await connection.scalars(
+        select(doors.c.domain).where(doors.c.domain.in_(domains)).distinct()
+    ):
+        now = asked.get(domain, Versions())
+        newest = max(now.preferred, *now.accepted, 1)
+        found |= {f"{domain}/{version}" for version in range(1, newest + 1)}
     return found
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import Row, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.chain import GENESIS
+from schemas.keys import MAX_KEY_VERSION
 from schemas.revocation import RevocationEntry, RevocationReason, RevokedKind
 from schemas.versions import LogHead
 from server.clock import from_microseconds, microseconds
@@ -115,6 +116,13 @@ async def newest_of(
         )
         found.update({row.subject: _entry(row) for row in await connection.execute(query)})
     return found
+
+
+async def denied_versions(connection: AsyncConnection, domain: str) -> frozenset[int]:
+    """The key versions of a domain that are revoked: none of them ever counts again."""
+    named = [f"{domain}/{version}" for version in range(1, MAX_KEY_VERSION + 1)]
+    found = await newest_of(connection, "key-version", named)
+    return frozenset(int(subject.rpartition("/")[2]) for subject in found)
 
 
 async def read_cleared(

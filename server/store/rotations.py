@@ -146,6 +146,15 @@ async def add_locks(connection: AsyncConnection, rotation: str, waves: Mapping[s
         await connection.execute(insert(rotation_locks), rows)
 
 
+async def put_waves(connection: AsyncConnection, rotation: str, waves: Mapping[str, int]) -> None:
+    """Choose the waves anew; who is in quarantine stays there."""
+    ours = rotation_locks.c.rotation == rotation
+    query = select(rotation_locks.c.agent).where(ours, rotation_locks.c.quarantined)
+    apart = set(await connection.scalars(query))
+    await connection.execute(delete(rotation_locks).where(ours, ~rotation_locks.c.quarantined))
+    await add_locks(connection, rotation, {a: w for a, w in waves.items() if a not in apart})
+
+
 async def put_rotation(connection: AsyncConnection, campaign: Campaign, now: datetime) -> None:
     """What a campaign is now."""
     query = update(rotations).where(rotations.c.id == campaign.id)

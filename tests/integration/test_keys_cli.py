@@ -69,7 +69,8 @@ def test_a_domain_from_its_making_to_its_end(keys):
     assert [each["version"] for each in domain["versions"]] == [1, 2]
     assert domain["versions"][0]["check_values"]["auth"] in keys("domains").stdout
     assert "may be in use" in keys("destroy", "zone-a", 1, "--yes", code=1).stderr
-    keys("retire", "zone-a", "--below", 2)
+    keys("retire", "zone-a", "--below", 2, code=1, input="n\n")
+    keys("retire", "zone-a", "--below", 2, "--yes")
     keys("destroy", "zone-a", 1, code=1, input="n\n")
     keys("destroy", "zone-a", 1, input="y\n")
     shown = keys("domains").stdout

@@ -13,6 +13,7 @@ from server.core.rotation import NotNow
 from server.ingest.verify import AlarmKind
 from server.keys.home import HomeUnavailable
 from server.store import rotations as rows
+from server.store.distribution_tables import revocations
 from server.store.model_tables import doors
 from tests.campaign_lock import ZONE, FakeLock
 from tests.campaign_rig import SHED, campaigns
@@ -256,3 +257,44 @@ async def test_a_lock_that_is_beyond_a_restored_server_is_an_alarm(rig):
     (alarm,) = rig.alarms
     assert (alarm.kind, alarm.agent) == (AlarmKind.STATE_BEHIND, "agent-0")
     assert "below version 3, this server's floor is 1" in alarm.detail
+
+
+async def deny(rig, version):
+    """The key version is revoked."""
+    async with rig.engine.begin() as connection:
+        entry = {"kind": "key-version", "subject": f"{ZONE}/{version}", "reason": "compromised"}
+        row = {"sequence": version, "hash": "00" * 32, "time_us": 1}
+        await connection.execute(insert(revocations).values(**entry, **row))
+
+
+async def test_cards_of_a_key_version_that_is_revoked_are_refused_and_halt_nothing(rig):
+    await rig.add_card(CARD, 1)
+    campaign = await overlapping(rig)
+    await deny(rig, 1)
+    await rig.denies("agent-1", CARD)
+    await rig.looked()
+    assert (await rig.campaign(campaign.id)).state == "overlap"
+    await rig.rekeyed(CARD, 1, 2)
+    await rig.denies("agent-1", CARD)  # it has one that counts
+    assert (await rig.until(campaign.id, "paused")).lockouts == 1
+
+
+async def test_no_plan_leads_to_a_key_version_that_is_revoked(rig):
+    made, _ = await rig.authority.new_version(ZONE, "op")
+    await deny(rig, made)
+    await deny(rig, made + 1)
+    with pytest.raises(NotNow, match="2 of zone-a is revoked"):
+        await rig.rotations.plan(ZONE, "op", to=made)
+    assert (await rig.rotations.plan(ZONE, "op")).to_version == made + 2
+
+
+async def test_the_first_lock_is_one_that_is_there_when_it_begins(rig):
+    planned = await rig.rotations.plan(ZONE, "op")
+    (standing,) = rig.standings.all()
+    first = next(lock.agent for lock in standing.locks.values() if lock.wave == 0)
+    rig.locks[first].online = False
+    await rig.rotations.start(planned.id, "op")
+    others = [agent for agent in rig.locks if agent != first]
+    await rig.hold(2, *others)
+    await rig.rotations.quarantine(planned.id, "op", [first])
+    await rig.until(planned.id, "overlap")

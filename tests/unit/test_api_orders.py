@@ -11,6 +11,8 @@ from schemas.versions import LogHead
 from server.distribution.commands import Session
 from server.distribution.heartbeats import Facts
 from server.model.bindings import bind
+from server.store.keys import add_domain
+from server.store.rotations import Versions, put_versions
 from tests.orders_rig import MOMENT
 from tests.served_orders import served
 
@@ -59,7 +61,16 @@ async def test_a_revocation_answers_with_its_entry_and_whether_the_model_knows_w
 async def test_many_are_revoked_together(api):
     entries = await revoke(api, order(), order("mei", "person"), order("front/2", "key-version"))
     assert [entry["sequence"] for entry in entries] == [1, 2, 3]
-    assert [entry["known"] for entry in entries] == [False, False, True]
+    assert [entry["known"] for entry in entries] == [False, False, False]
+
+
+async def test_a_key_version_is_known_if_doors_ask_for_it_or_it_was_made(site, api):
+    async with site.orders.engine.begin() as connection:
+        await put_versions(connection, "back", Versions(preferred=3, accepted=(2,)))
+        await add_domain(connection, "zone-a", "intl", 0)
+    named = ["front/1", "front/2", "back/3", "back/4", "zone-a/1", "nowhere/1"]
+    entries = await revoke(api, *(order(each, "key-version") for each in named))
+    assert [e["subject"] for e in entries if e["known"]] == ["front/1", "back/3"]
 
 
 @pytest.mark.parametrize(

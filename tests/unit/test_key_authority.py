@@ -7,11 +7,16 @@ import json
 import secrets
 
 import pytest
+from sqlalchemy import insert
 
 from schemas.keys import Item
 from server.keys.home import HomeUnavailable, KeysError
 from server.keys.sealed import SealedHome
+from server.model.bindings import bind
 from server.store import keys as rows
+from server.store.model_tables import doors
+from server.store.rotations import Versions, put_versions
+from tests.agent_pen import MOMENT
 from tests.esam_desk import EsamDesk
 from tests.key_rig import AGENT, DOMAIN, key_desk, request
 
@@ -259,3 +264,33 @@ async def test_versions_end_at_255(desk):
         await connection.exec_driver_sql("UPDATE key_versions SET version = 255")
     with pytest.raises(KeysError, match="used up its 255 versions"):
         await desk.authority.new_version(DOMAIN, "test")
+
+
+async def door_of(desk, domain):
+    async with desk.engine.begin() as connection:
+        row = {"name": "front", "readers": "in", "behaviour": "{}", "revision": 1}
+        await connection.execute(insert(doors).values(id="front", domain=domain, **row))
+
+
+async def test_no_floor_is_raised_above_what_doors_ask_for(desk):
+    await desk.authority.create_domain(DOMAIN, desk.suite, "test")
+    await desk.authority.new_version(DOMAIN, "test")
+    await door_of(desk, DOMAIN)
+    for asked in (Versions(), Versions(2, (1,))):
+        async with desk.engine.begin() as connection:
+            await put_versions(connection, DOMAIN, asked)
+        with pytest.raises(KeysError, match="doors of zone-a take version 1"):
+            await desk.authority.raise_floor(DOMAIN, 2, "test")
+    async with desk.engine.begin() as connection:
+        await put_versions(connection, DOMAIN, Versions(2))
+    await desk.authority.raise_floor(DOMAIN, 2, "test")
+    assert (await desk.authority.domains())[0].floor == 2
+
+
+async def test_the_secrets_that_cards_are_bound_by_are_not_replaced_unasked(desk):
+    await door_of(desk, DOMAIN)
+    async with desk.engine.begin() as connection:
+        await bind(connection, "0102030405060708", DOMAIN, 1, f"{'00' * 8}-1", MOMENT)
+    with pytest.raises(KeysError, match="cards are bound in zone-a"):
+        await desk.authority.create_domain(DOMAIN, desk.suite, "test")
+    assert await desk.authority.domains() == []
