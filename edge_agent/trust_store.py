@@ -147,11 +147,6 @@ class TrustStore(TrustView):
         await self._writer.run(self._collect)
         return applied
 
-    async def drop_staged(self) -> None:
-        """Gather no more chunks for the staged policy."""
-        await self._writer.run(self._drop_staged)
-        await self._writer.run(self._collect)
-
     async def save(self) -> None:
         """Write what is in force and not on disk yet. Raises sqlite3.Error."""
         await self._writer.run(self._save)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
 
 
 class Notifier:
     """Speaks to NOTIFY_SOCKET, if there is one; else says nothing."""
 
-    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        self._address = environment.get("NOTIFY_SOCKET", "")
-        usec = environment.get("WATCHDOG_USEC", "")
+    def __init__(self) -> None:
+        self._address = os.environ.get("NOTIFY_SOCKET", "")
+        usec = os.environ.get("WATCHDOG_USEC", "")
         self._watchdog_s = int(usec) / 1_000_000 if usec.isdigit() else None
 
     def ready(self) -> None:

@@ -19,7 +19,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 from schemas.envelope import Signer, TrustedKey
@@ -185,7 +184,6 @@ def create_site(
     *,
     root_keys: RootKeys | None = None,
     passphrase: str | None = None,
-    now: datetime | None = None,
 ) -> Site:
     """Make a new site; `root.json` comes last, so a site is there whole or not at all.
 
@@ -198,7 +196,7 @@ def create_site(
     check_free(apart.place)
     for secret in (*apart.passphrases, *([] if passphrase is None else [passphrase])):
         check_passphrase(secret)
-    now = now or SystemClock().now()
+    now = SystemClock().now()
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.chmod(0o700)  # whoever reads the database knows who went where, and when
     for folder in ("keys", "roots"):

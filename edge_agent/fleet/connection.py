@@ -8,7 +8,6 @@ signatures. What goes over the wire is the same: QoS 1 both ways, clean session,
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Sequence
 
 KEEPALIVE_S = 120
@@ -36,12 +35,11 @@ class Connection(asyncio.Protocol):
         topics: Sequence[str],
         *,
         up: Callable[[], None],
-        message: Callable[[str, bytes, bool], None],
+        message: Callable[[str, bytes], None],
         lost: Callable[[str], None],
-        tls: ssl.SSLContext | None = None,
         will: str | None = None,
     ) -> None:
-        self._client_id, self._topics, self._will, self._tls = client_id, topics, will, tls
+        self._client_id, self._topics, self._will = client_id, topics, will
         self._up, self._message, self._lost = up, message, lost
         self._transport: asyncio.Transport | None = None
         self._read = bytearray()
@@ -53,7 +51,7 @@ class Connection(asyncio.Protocol):
     async def open(self, host: str, port: int) -> None:
         """Begin. Raises OSError if nobody listens there."""
         loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: self, host, port, ssl=self._tls)
+        await loop.create_connection(lambda: self, host, port)
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Send a message of QoS 1; lost with the connection."""
@@ -153,7 +151,7 @@ class Connection(asyncio.Protocol):
         if kind & 0x06:
             self._write(bytes((_Kind.PUBACK, 2)) + body[end : end + 2])
             end += 2
-        self._message(topic, body[end:], bool(kind & 0x01))
+        self._message(topic, body[end:])
 
     def _write(self, data: bytes) -> None:
         if self._answers is not None:

@@ -190,7 +190,7 @@ class Crowd:
             member.agent,
             member.downward,
             up=up,
-            message=lambda topic, payload, _retain: member.take(topic, payload, datetime.now(UTC)),
+            message=lambda topic, payload: member.take(topic, payload, datetime.now(UTC)),
             lost=over,
             will=topics.up(member.trust.root.site, member.agent, topics.WILL),
         )

@@ -22,7 +22,7 @@ from edge_agent.secure_element.esam_layout import (
     Operation,
     State,
 )
-from edge_agent.virtual.chip import Chip, Refusal, Tear
+from edge_agent.virtual.chip import Chip, Refusal
 from edge_agent.virtual.esam_memory import Domain, EsamImage
 from schemas import esam
 from schemas.esam import (
@@ -313,8 +313,6 @@ class VirtualEsam(Chip[EsamImage]):
         serial: bytes,
         transport_key: bytes,
         random: RandomBytes,
-        *,
-        tear: Tear | None = None,
     ) -> None:
         """The ESAM kept at `path`, made blank if there is none yet.
 
@@ -329,7 +327,7 @@ class VirtualEsam(Chip[EsamImage]):
         else:
             image = EsamImage(suite, serial, transport_key)
         self._random = random
-        super().__init__(image, path, tear)
+        super().__init__(image, path)
 
     @classmethod
     def open(cls, path: Path, random: RandomBytes) -> VirtualEsam:

@@ -18,12 +18,12 @@ VPCD_PORT = 35963
 _POWER_ON, _RESET, _ATR = b"\x01", b"\x02", b"\x04"  # 00 is power off
 
 
-async def hold_in_reader(card: Chip[Any], host: str = "127.0.0.1", port: int = VPCD_PORT) -> None:
+async def hold_in_reader(card: Chip[Any], port: int = VPCD_PORT) -> None:
     """Keep `card` in the reader until cancelled (which takes it out) or torn.
 
     Raises OSError if no pcscd with vpcd listens there.
     """
-    reader, writer = await asyncio.open_connection(host, port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         while True:
             frame = await reader.readexactly(int.from_bytes(await reader.readexactly(2)))

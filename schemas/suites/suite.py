@@ -90,9 +90,6 @@ class Suite(Protocol):
     def encrypt_block(self, key: bytes, block: bytes) -> bytes:
         """One 16-byte block under SM4 or AES-128; what a card's crypto unit does."""
 
-    def decrypt_block(self, key: bytes, block: bytes) -> bytes:
-        """The inverse of `encrypt_block`."""
-
     def encrypt_cbc(self, key: bytes, iv: bytes, data: bytes) -> bytes:
         """CBC over whole blocks; padding is the caller's."""
 

@@ -22,11 +22,6 @@ class BlockCipher:
         encryptor = Cipher(self._keyed(key), modes.ECB()).encryptor()  # noqa: S305 one block
         return encryptor.update(_one_block(block)) + encryptor.finalize()
 
-    def decrypt_block(self, key: bytes, block: bytes) -> bytes:
-        """The inverse of `encrypt_block`."""
-        decryptor = Cipher(self._keyed(key), modes.ECB()).decryptor()  # noqa: S305 one block
-        return decryptor.update(_one_block(block)) + decryptor.finalize()
-
     def encrypt_cbc(self, key: bytes, iv: bytes, data: bytes) -> bytes:
         """CBC of whole blocks, no padding."""
         encryptor = Cipher(self._keyed(key), modes.CBC(iv)).encryptor()

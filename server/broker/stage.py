@@ -48,11 +48,10 @@ class Target:
         name: str,
         client_id: str | None = None,
         *,
-        tls: ssl.SSLContext | None = None,
         will: Will | None = None,
     ) -> AbstractAsyncContextManager[Bare]:
         """Connect as `name`. Raises TurnedAway."""
-        return bare(self.host, self.port, client_id or name, tls or self.tls(name), will)
+        return bare(self.host, self.port, client_id or name, self.tls(name), will)
 
 
 @dataclass

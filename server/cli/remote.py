@@ -115,12 +115,12 @@ class Remote:
 
 
 @contextmanager
-def remote(site_dir: Path, url: str | None = None, token: str | None = None) -> Iterator[Remote]:
+def remote(site_dir: Path, url: str | None = None) -> Iterator[Remote]:
     """The running server; a problem or a server that is not there ends the command clearly.
 
-    Without `url` it is the one that runs on `site_dir`; `token` is by default OSTIARY_TOKEN's.
+    Without `url` it is the one that runs on `site_dir`. OSTIARY_TOKEN stands above its own token.
     """
-    running = _running(site_dir, url, token)
+    running = _running(site_dir, url)
     try:
         address = httpx.URL(running.url)
     except httpx.InvalidURL as error:
@@ -145,8 +145,8 @@ def remote(site_dir: Path, url: str | None = None, token: str | None = None) -> 
             fail(f"{address}: {str(error) or type(error).__name__}; see the server's log")
 
 
-def _running(site_dir: Path, url: str | None, token: str | None) -> Running:
-    token = token or os.environ.get(TOKEN_ENV)
+def _running(site_dir: Path, url: str | None) -> Running:
+    token = os.environ.get(TOKEN_ENV)
     if url is not None:
         if not token:
             fail(f"set {TOKEN_ENV} to a token of {url}; `ostiary tokens create` makes one there")

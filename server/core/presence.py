@@ -29,7 +29,6 @@ class Seen:
 
     report: Report | None
     """None: heard by an earlier run of the server alone."""
-    heard_s: float | None
     online: bool
     deadline_s: float
 
@@ -44,7 +43,7 @@ class Watch:
         """Take a report in that is newer than the one before."""
         before = self.seen.get(agent)
         online = not report.leaving
-        self.seen[agent] = Seen(report, now_s, online, now_s + OFFLINE_AFTER_S)
+        self.seen[agent] = Seen(report, online, now_s + OFFLINE_AFTER_S)
         was = before is not None and before.online
         if online and not was:
             return Change.CAME
@@ -52,7 +51,7 @@ class Watch:
 
     def expect(self, agent: str, now_s: float) -> None:
         """An earlier run of the server heard this agent: give it the usual time to report."""
-        self.seen.setdefault(agent, Seen(None, None, True, now_s + OFFLINE_AFTER_S))
+        self.seen.setdefault(agent, Seen(None, True, now_s + OFFLINE_AFTER_S))
 
     def broken(self, agent: str, now_s: float) -> None:
         """The broker says that the agent's connection broke."""

@@ -31,11 +31,6 @@ class Desk:
     renewals: Renewals
     listener: Listener
 
-    def site_changed(self, site: Site, signer: Signer) -> None:
-        """Go by a new root document, and sign by the online key that it names."""
-        self.enrolments.site = self.reception.site = site
-        self.renewals.signer = signer
-
     async def run(self, listening: socket.socket) -> None:
         """Take devices in at this socket, until cancelled or told to `stop`."""
         async with asyncio.TaskGroup() as group:

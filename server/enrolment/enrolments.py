@@ -133,7 +133,6 @@ class Enrolments:
             secret_hash=hash_of(secret),
             root_hash=root,
             claimed_by=by,
-            claimed_us=microseconds(now),
             expires_us=microseconds(expires),
             state="open",
         )
@@ -206,7 +205,7 @@ class Enrolments:
             now_us = microseconds(self._clock.now())
             async with self._engine.begin() as connection:
                 claimed = await forget_claim(connection, agent)
-                gone = await retire_agent(connection, agent, now_us)
+                gone = await retire_agent(connection, agent)
                 if gone is None and not claimed:
                     raise NoSuchAgent(f"there is no agent {agent[:63]!r}, and no claim for one")
                 await revoke_certificates(connection, agent, now_us)
@@ -224,7 +223,7 @@ class Enrolments:
         """Let the new key count; True if it takes the place of another."""
         agent, now_us = standing.agent, microseconds(self._clock.now())
         assert standing.point is not None
-        before = await retire_agent(connection, agent, now_us)
+        before = await retire_agent(connection, agent)
         await revoke_certificates(connection, agent, now_us)
         await forget_commands(connection, agent)
         await insert_agent(connection, agent, self.site.suite, standing.point, now_us)

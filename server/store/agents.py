@@ -66,7 +66,7 @@ async def insert_agent(
     return row
 
 
-async def retire_agent(connection: AsyncConnection, agent: str, now_us: int) -> Agent | None:
+async def retire_agent(connection: AsyncConnection, agent: str) -> Agent | None:
     """Let the agent's key count for its old events alone; None if there is no such agent.
 
     What its device confirmed goes with it: the next one of this name begins with nothing.
@@ -83,7 +83,6 @@ async def retire_agent(connection: AsyncConnection, agent: str, now_us: int) -> 
             suite=found.suite,
             point=found.point,
             added_us=found.added_us,
-            retired_us=now_us,
         )
     )
     await connection.execute(delete(agents).where(ours))

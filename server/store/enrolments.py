@@ -30,7 +30,6 @@ class Standing:
     secret_hash: str
     root_hash: str
     claimed_by: str
-    claimed_us: int
     expires_us: int
     state: str
     """`open`, `pending`, `approved` or `refused`."""

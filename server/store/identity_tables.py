@@ -18,7 +18,6 @@ enrolments = Table(
     Column("secret_hash", String(64), nullable=False, unique=True),
     Column("root_hash", String(64), nullable=False),
     Column("claimed_by", String(100), nullable=False),
-    Column("claimed_us", BigInteger, nullable=False),
     Column("expires_us", BigInteger, nullable=False),
     Column("state", String(10), nullable=False),
     Column("keyid", String(64)),
@@ -52,7 +51,6 @@ retired_keys = Table(
     Column("suite", String(8), nullable=False),
     Column("point", LargeBinary(65), nullable=False),
     Column("added_us", BigInteger, nullable=False),
-    Column("retired_us", BigInteger, nullable=False),
 )
 
 announced_chains = Table(

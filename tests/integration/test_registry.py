@@ -46,7 +46,7 @@ async def registry(engine: AsyncEngine) -> Registry:
 
 async def retire(engine: AsyncEngine, pen: Pen) -> None:
     async with engine.begin() as connection:
-        assert await retire_agent(connection, pen.agent, 2)
+        assert await retire_agent(connection, pen.agent)
 
 
 async def test_what_another_program_removes_is_noticed(engine, registry, monkeypatch):
@@ -104,7 +104,7 @@ async def test_a_retired_key_is_kept_for_old_events_and_counts_for_no_new_agent(
     async with engine.begin() as connection:
         with pytest.raises(AgentExists):
             await insert_agent(connection, "fresh", PEN.suite, PEN.signer.key.public.point, 4)
-        assert await retire_agent(connection, "front", 5) is None
+        assert await retire_agent(connection, "front") is None
 
 
 async def test_a_chain_foretold_with_a_new_agent_is_known_with_it(engine, registry):

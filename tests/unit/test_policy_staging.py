@@ -129,18 +129,6 @@ async def test_what_a_staged_policy_shares_with_one_before_it_is_kept_over_a_res
         assert [store.find(each.card).card for each in both] == both
 
 
-async def test_a_policy_that_is_dropped_leaves_nothing_behind(open_store, centre, tmp_path):
-    old, new = centre.policy(1, CARDS), centre.policy(2, CARDS[:5])
-    async with open_store() as store:
-        await put_in_force(store, old)
-        await bring(store, new, only=1)
-        await store.drop_staged()
-        assert (store.staged, store.missing) == (None, ())
-        assert digests(tmp_path) == set(old[1])
-    async with open_store() as store:
-        assert store.staged is None
-
-
 async def test_what_a_crash_kept_from_being_deleted_goes_at_the_next_start(
     open_store, centre, tmp_path
 ):
@@ -201,7 +189,6 @@ async def test_a_chunk_that_holds_what_does_not_belong_there_is_refused(
                 await store.add_chunk(body)
             assert store.missing == (centre.digest(body),)
             assert digests(tmp_path) == set()
-            await store.drop_staged()
 
 
 async def test_a_leaf_in_an_indexs_place_is_refused_also_if_it_is_kept_already(open_store, centre):

@@ -28,10 +28,9 @@ def test_sm3_gives_the_standard_digest():
         assert GM.digest(vector["message_ascii"].encode()).hex() == vector["digest"]
 
 
-def test_sm4_enciphers_and_deciphers_the_standard_block():
+def test_sm4_enciphers_the_standard_block():
     for v in vectors("gm")["sm4_block"]:
         assert GM.encrypt_block(h(v["key"]), h(v["plaintext"])).hex() == v["ciphertext"]
-        assert GM.decrypt_block(h(v["key"]), h(v["ciphertext"])).hex() == v["plaintext"]
 
 
 def test_sm4_enciphers_the_standard_block_a_million_times():
@@ -263,8 +262,6 @@ def test_a_cipher_key_of_another_length_is_refused(s, length):
 def test_a_block_of_another_length_is_refused(s, length):
     with pytest.raises(ValueError, match="16 bytes"):
         s.encrypt_block(bytes(16), bytes(length))
-    with pytest.raises(ValueError, match="16 bytes"):
-        s.decrypt_block(bytes(16), bytes(length))
 
 
 @EACH_SUITE

@@ -15,7 +15,6 @@ def upgrade() -> None:
         sa.Column("secret_hash", sa.String(64), nullable=False),
         sa.Column("root_hash", sa.String(64), nullable=False),
         sa.Column("claimed_by", sa.String(100), nullable=False),
-        sa.Column("claimed_us", sa.BigInteger, nullable=False),
         sa.Column("expires_us", sa.BigInteger, nullable=False),
         sa.Column("state", sa.String(10), nullable=False),
         sa.Column("keyid", sa.String(64)),
@@ -48,7 +47,6 @@ def upgrade() -> None:
         sa.Column("suite", sa.String(8), nullable=False),
         sa.Column("point", sa.LargeBinary(65), nullable=False),
         sa.Column("added_us", sa.BigInteger, nullable=False),
-        sa.Column("retired_us", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("keyid", name="pk_retired_keys"),
     )
     op.create_table(
