@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -20,10 +21,12 @@ from server.clock import microseconds
 from server.distribution.lockdowns import LockdownExists, NoSuchLockdown, TooManyLockdowns
 from server.feed.cloudevents import timestamp
 from server.state import ServerState
-from server.store.lockdowns import LockdownRecord, read_lockdowns
+from server.store.lockdowns import LockdownRecord, find_lockdowns, read_lockdowns
 from server.store.model_questions import known
 
 CREATED = 201
+MOST = 1000
+"""Of one page."""
 
 
 class LockdownOrder(BaseModel):
@@ -54,7 +57,7 @@ class LockdownList(BaseModel):
     """Lockdowns, newest first."""
 
     items: list[LockdownState]
-    next: None = None
+    next: str | None = Field(description="go on after this; null: this was the last page")
     counter: int = Field(description="of the signed statement that says what is in force")
 
 
@@ -63,6 +66,8 @@ class LockdownQuery(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    after: Annotated[Name | None, Field(description="`next` of the page before")] = None
+    limit: Annotated[int, Field(ge=1, le=MOST, description="all in force fit in one page")] = MOST
     ended: Annotated[bool, Field(description="Also those that have ended.")] = False
 
 
@@ -78,12 +83,18 @@ def router(state: ServerState) -> APIRouter:
         dependencies=[Depends(needs("read"))],
     )
     async def read_all(query: Annotated[LockdownQuery, Query()]) -> Response:
-        """Those in force, or all there ever were."""
+        """Those in force, or all there ever were. Go on with `after` = `next` until it is null."""
         async with state.engine.connect() as connection:
-            found = await read_lockdowns(connection, active=not query.ended)
-        counter = state.lockdowns.counter
-        items = [_shown(each) for each in found]
-        return json_response({"items": items, "next": None, "counter": counter})
+            before = None
+            if query.after is not None:
+                before = next(iter(await find_lockdowns(connection, [query.after])), None)
+                if before is None:
+                    raise _invalid("after", "it is not what a page gave as `next`", "query")
+            found = await read_lockdowns(
+                connection, active=not query.ended, after=before, limit=query.limit
+            )
+        more = found[-1].lockdown.id if len(found) == query.limit else None
+        return _list(state, found, more)
 
     @routes.post(
         "",
@@ -128,8 +139,8 @@ def router(state: ServerState) -> APIRouter:
         except NoSuchLockdown as error:
             raise Problem(NO_SUCH_OBJECT, str(error)) from None
         async with state.engine.connect() as connection:
-            found = await read_lockdowns(connection, active=False)
-        return json_response(next(_shown(each) for each in found if each.lockdown.id == id))
+            (ended,) = await find_lockdowns(connection, [id])
+        return json_response(_shown(ended))
 
     @routes.delete(
         "",
@@ -142,11 +153,10 @@ def router(state: ServerState) -> APIRouter:
         _query: Annotated[NoQuery, Query()],
     ) -> Response:
         """Also those that doors hold and this server has forgotten, after a restored backup."""
-        ended = {each.id for each in await state.lockdowns.end_all(by.name)}
+        ended = await state.lockdowns.end_all(by.name)
         async with state.engine.connect() as connection:
-            found = await read_lockdowns(connection, active=False)
-        items = [_shown(each) for each in found if each.lockdown.id in ended]
-        return json_response({"items": items, "next": None, "counter": state.lockdowns.counter})
+            found = await find_lockdowns(connection, [each.id for each in ended])
+        return _list(state, found, None)
 
     return routes
 
@@ -174,9 +184,14 @@ async def _check_names(state: ServerState, order: LockdownOrder, name: str) -> N
             raise _invalid(parameter, f"there is no {kind} {missing}")
 
 
-def _invalid(parameter: str, detail: str) -> Problem:
-    errors = [{"parameter": parameter, "in": "body", "detail": detail}]
+def _invalid(parameter: str, detail: str, where: Literal["body", "query"] = "body") -> Problem:
+    errors = [{"parameter": parameter, "in": where, "detail": detail}]
     return Problem(INVALID, f"{parameter}: {detail}", errors=errors)
+
+
+def _list(state: ServerState, found: Sequence[LockdownRecord], more: str | None) -> Response:
+    items = [_shown(each) for each in found]
+    return json_response({"items": items, "next": more, "counter": state.lockdowns.counter})
 
 
 def _shown(record: LockdownRecord) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def list_command(
 ) -> None:
     """Show what is locked down, newest first."""
     with remote(site_dir, url) as client:
-        items = client.get(PATH, ended=ended)["items"]
+        items = list(client.items(PATH, ended=ended))
     if as_json:
         typer.echo(json.dumps(items))
     elif items:

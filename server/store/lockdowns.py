@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, and_, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.lockdown import Lockdown
@@ -27,12 +27,27 @@ class LockdownRecord:
 
 
 async def read_lockdowns(
-    connection: AsyncConnection, *, active: bool, limit: int = 1000
+    connection: AsyncConnection,
+    *,
+    active: bool,
+    after: LockdownRecord | None = None,
+    limit: int | None = None,
 ) -> list[LockdownRecord]:
-    """The newest first: those in force, or all."""
-    query = select(lockdowns).order_by(lockdowns.c.since_us.desc(), lockdowns.c.id).limit(limit)
+    """Those in force, or all, the newest first; `limit` of them that come after `after`."""
+    since, key = lockdowns.c.since_us, lockdowns.c.id
+    query = select(lockdowns).order_by(since.desc(), key).limit(limit)
     if active:
         query = query.where(lockdowns.c.ended_us.is_(None))
+    if after is not None:
+        at = microseconds(after.lockdown.since)
+        query = query.where(or_(since < at, and_(since == at, key > after.lockdown.id)))
+    return [_record(row) for row in await connection.execute(query)]
+
+
+async def find_lockdowns(connection: AsyncConnection, ids: Iterable[str]) -> list[LockdownRecord]:
+    """These, in force or ended, the newest first; ids that never began are passed over."""
+    query = select(lockdowns).where(lockdowns.c.id.in_(list(ids)))
+    query = query.order_by(lockdowns.c.since_us.desc(), lockdowns.c.id)
     return [_record(row) for row in await connection.execute(query)]
 
 
