@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from enum import IntEnum
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -195,18 +194,12 @@ def _left(opened: dict[str, Any]) -> NoReturn:
     raise typer.Exit(130)
 
 
-def _follow(
-    client: Remote,
-    command: str,
-    seconds: int,
-    what: str,
-    clock: Callable[[], float] = time.monotonic,
-) -> dict[str, Any]:
-    end_s = clock() + seconds
+def _follow(client: Remote, command: str, seconds: int, what: str) -> dict[str, Any]:
+    end_s = time.monotonic() + seconds
     seen = 0
     with err.status("") as status:
         while True:
-            left = max(0, round(end_s - clock()))
+            left = max(0, round(end_s - time.monotonic()))
             status.update(Text(f"{what} to the reader that blinks; {left} s left"))
             found: dict[str, Any] = client.get(f"/api/v1/windows/{command}", wait=POLL_S, seen=seen)
             if found["state"] != "open":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from enum import IntEnum
 from typing import Annotated, Any
 
@@ -83,7 +82,7 @@ def revoke(
                 typer.echo(json.dumps(entries))
             return
         newest = max(entry["sequence"] for entry in entries)
-        progress = _follow(client, newest, timeout, time.monotonic)
+        progress = _follow(client, newest, timeout)
     if as_json:
         typer.echo(json.dumps(progress))
     raise typer.Exit(_conclude(progress))
@@ -111,15 +110,13 @@ def _say(entry: dict[str, Any]) -> None:
         )
 
 
-def _follow(
-    client: Remote, sequence: int, timeout_s: float, clock: Callable[[], float]
-) -> dict[str, Any]:
+def _follow(client: Remote, sequence: int, timeout_s: float) -> dict[str, Any]:
     """The progress when every door that is online has confirmed, or the time is over."""
     path = f"{PATH}/{sequence}/progress"
-    deadline_s = clock() + timeout_s
+    deadline_s = time.monotonic() + timeout_s
     progress: dict[str, Any] = client.get(path)
     with Live(_picture(progress), console=err, transient=True, auto_refresh=False) as live:
-        while progress["waiting"] and (left_s := deadline_s - clock()) > 0:
+        while progress["waiting"] and (left_s := deadline_s - time.monotonic()) > 0:
             wait_s = min(_POLL_S, left_s)
             progress = client.get(path, wait=wait_s, confirmed=progress["confirmed"])
             live.update(_picture(progress), refresh=True)

@@ -31,6 +31,9 @@ from schemas.suites import Suite
 from server.clock import microseconds
 from server.store.tables import chains, events
 
+_PAGE = 1000
+"""Rows read at once."""
+
 
 @dataclass(eq=False)
 class BadPlace(Exception):
@@ -173,16 +176,14 @@ async def list_chains(db: AsyncEngine) -> dict[tuple[str, str], Head | None]:
     return dict(sorted(found.items()))
 
 
-async def read_chain(
-    db: AsyncEngine, source: str, chain: str, *, page: int = 1000
-) -> AsyncIterator[list[StoredRow]]:
+async def read_chain(db: AsyncEngine, source: str, chain: str) -> AsyncIterator[list[StoredRow]]:
     """The rows of a chain by sequence, a page at a time."""
     after: int | None = None
     query = (
         select(*_COLUMNS)
         .where(events.c.source == source, events.c.chain == chain)
         .order_by(events.c.sequence)
-        .limit(page)
+        .limit(_PAGE)
     )
     async with db.connect() as connection:
         while True:

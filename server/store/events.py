@@ -12,6 +12,9 @@ from schemas.chain import EVENTS_TYPE, join_lines
 from schemas.envelope import envelope_json
 from server.store.tables import chains, events, meta
 
+_PAGE = 2000
+"""Signed runs read at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
@@ -155,9 +158,7 @@ async def proof_of(db: AsyncEngine, event_id: str) -> Proof | None:
     return Proof(lines[index], signed.envelope, index, signed)
 
 
-async def read_signed(
-    db: AsyncEngine, after: int = 0, *, page: int = 2000
-) -> AsyncIterator[Signed]:
+async def read_signed(db: AsyncEngine, after: int = 0) -> AsyncIterator[Signed]:
     """Every signed run of lines whose last line arrived after `after`, in order of arrival.
 
     A run may begin before `after`: the signature covers it whole or not at all.
@@ -175,7 +176,7 @@ async def read_signed(
         )
         .where(events.c.signature.is_not(None))
         .order_by(events.c.position)
-        .limit(page)
+        .limit(_PAGE)
     )
     async with db.connect() as connection:
         while True:
