@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from benchmarks.site import reading, register, spent_s
+from benchmarks.site import open_mosquitto, reading, register, spent_s
 from edge_agent.demo.building import healthy
-from edge_agent.demo.mosquitto import open_mosquitto
 from edge_agent.demo.processes import Child, command, free_port, listens, run, until, whole_lines
 from schemas.events import event_type
 from schemas.suites import SuiteName, suite

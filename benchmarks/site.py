@@ -12,12 +12,32 @@ from pathlib import Path
 
 from benchmarks.load import SITE, Load
 from edge_agent.demo.building import healthy
-from edge_agent.demo.mosquitto import open_mosquitto
+from edge_agent.demo.mosquitto import mosquitto_program
 from edge_agent.demo.processes import Child, command, free_port, listens, run, until
 from schemas.suites import PublicKey, Suite
 from server.clock import SystemClock, microseconds
 from server.store.agents import insert_agent
 from server.store.database import open_database
+
+_CONFIGURATION = """\
+listener {port} 127.0.0.1
+allow_anonymous true
+persistence false
+max_queued_messages 0
+max_inflight_messages 100
+user root
+log_type error
+"""
+
+
+def open_mosquitto(folder: Path, port: int) -> list[str]:
+    """What starts it on loopback for whoever is there: to measure without TLS.
+
+    Raises ProcessFailed.
+    """
+    configuration = folder / "mosquitto.conf"
+    configuration.write_text(_CONFIGURATION.format(port=port))
+    return [mosquitto_program(), "-c", str(configuration)]
 
 
 @contextlib.asynccontextmanager

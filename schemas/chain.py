@@ -8,7 +8,7 @@ hashed are always the exact bytes the agent wrote.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -140,12 +140,3 @@ def check_follows(head: Head, link: Link) -> None:
         raise BrokenChain(f"line {event.number} follows line {head.sequence}")
     if event.prevhash != head.hash:
         raise BrokenChain(f"line {event.number} names another line {head.sequence} before it")
-
-
-def verify_chain(lines: Sequence[bytes], digest: Digest, head: Head) -> Head:
-    """Walk `lines` from `head` and return the new head. Raises MalformedEvent or BrokenChain."""
-    for line in lines:
-        link = parse_line(line, digest)
-        check_follows(head, link)
-        head = Head(head.chain, link.event.number, link.hash)
-    return head

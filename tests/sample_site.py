@@ -34,6 +34,19 @@ SIGNER = Signer.of(SUITE.private_key(bytes(31) + b"\x07"))
 MOMENT = datetime(2026, 11, 24, 8, 15, 30, 123456, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 LOCAL_TOKEN = "a" * 64
+OPEN = frozenset(
+    {
+        "/api/v1/events",
+        "/api/v1/events/stream",
+        "/api/v1/events/{id}/proof",
+        "/api/v1/doors",
+        "/livez",
+        "/healthz",
+        "/metrics",
+        "/problems/{name}",
+    }
+)
+"""Paths whose GET needs no token; every other route of the API needs one."""
 
 
 @dataclass

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from schemas.chain import Head, compose_line
+from schemas.chain import Digest, Head, check_follows, compose_line, parse_line
 from schemas.envelope import Signer, TrustedKey
 from schemas.events import agent_source, event_type
 from schemas.suites import INTL, PrivateKey, Suite, intl, sm2, sm2_openssl
@@ -102,3 +103,12 @@ def chain_of(suite: Suite, count: int, *, chain: str = CHAIN, data: Any = None) 
         )
         lines.append(line)
     return lines
+
+
+def verify_chain(lines: Sequence[bytes], digest: Digest, head: Head) -> Head:
+    """Walk `lines` from `head` and return the new head. Raises MalformedEvent or BrokenChain."""
+    for line in lines:
+        link = parse_line(line, digest)
+        check_follows(head, link)
+        head = Head(head.chain, link.event.number, link.hash)
+    return head

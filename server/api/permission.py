@@ -1,4 +1,8 @@
-"""Who may call a route: every route says what scope it needs, or is one of `OPEN`."""
+"""Who may call a route: each says what scope it needs.
+
+What the live page reads needs none, for the server listens on loopback only: events, doors, health,
+metrics. All else without one are the page's own files and the OpenAPI document.
+"""
 
 from __future__ import annotations
 
@@ -22,21 +26,6 @@ versions and their rotation · admin: tokens, and all of these."""
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 LOCAL = "local"
 """The name of who shows the token of `run.json`."""
-
-OPEN = frozenset(
-    {
-        "/api/v1/events",
-        "/api/v1/events/stream",
-        "/api/v1/events/{id}/proof",
-        "/api/v1/doors",
-        "/livez",
-        "/healthz",
-        "/metrics",
-        "/problems/{name}",
-    }
-)
-"""Paths whose GET needs no token: the server listens on loopback only, and the live page reads
-them. All else that is reachable without one are the page's own files and the OpenAPI document."""
 
 
 @dataclass(frozen=True)

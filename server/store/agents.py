@@ -41,12 +41,6 @@ class Agent:
     added_us: int
 
 
-async def add_agent(db: AsyncEngine, agent: str, suite: Suite, point: bytes, now_us: int) -> Agent:
-    """As `insert_agent`, in a transaction of its own."""
-    async with db.begin() as connection:
-        return await insert_agent(connection, agent, suite, point, now_us)
-
-
 async def insert_agent(
     connection: AsyncConnection, agent: str, suite: Suite, point: bytes, now_us: int
 ) -> Agent:

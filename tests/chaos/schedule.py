@@ -21,7 +21,6 @@ from structlog.testing import capture_logs
 from schemas.chain import Head
 from schemas.names import SERVER
 from server.site import create_site
-from server.store.agents import add_agent
 from server.store.database import open_database
 from tests.chaos import simulation
 from tests.chaos.agent_side import Agent
@@ -38,6 +37,7 @@ from tests.chaos.sides import LIVING, Side, tasks_of_sides
 from tests.chaos.simulation import Thread
 from tests.chaos.wire import FINE, Weather, Wire
 from tests.chaos.witness import Violated
+from tests.server_rig import add_agent
 
 SITE = "demo"
 STILL_BUSY_S = 30.0

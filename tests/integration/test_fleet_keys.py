@@ -14,9 +14,8 @@ from edge_agent.fleet.crowd import Crowd, Identity
 from schemas.envelope import Signer
 from server.cli.remote import Running
 from server.keys.esams import NewEsam
-from server.store.agents import add_agent
 from tests.key_rig import DOMAIN, key_desk
-from tests.server_rig import running
+from tests.server_rig import add_agent, running
 
 LOCKS, LIMIT_S = 6, 60
 CARD = "01" * 8

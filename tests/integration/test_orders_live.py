@@ -23,8 +23,8 @@ from server.app import Serving, serve
 from server.cli.remote import Running
 from server.config import ServerConfig
 from server.site import Site, create_site
-from server.store.agents import add_agent
 from server.store.database import open_database
+from tests.server_rig import add_agent
 
 LIMIT_S = 60
 CARD = "01" * 8

@@ -14,7 +14,6 @@ from server.ingest import registry as module
 from server.ingest.registry import Registry
 from server.store.agents import (
     AgentExists,
-    add_agent,
     insert_agent,
     list_retired,
     retire_agent,
@@ -22,6 +21,7 @@ from server.store.agents import (
 from server.store.database import open_database
 from server.store.enrolments import foretell_chain
 from tests.agent_pen import Pen
+from tests.server_rig import add_agent
 
 LIMIT_S = 30
 PEN, OTHER = Pen("front"), Pen("back")

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from schemas.chain import EVENTS_TYPE, verify_chain
+from schemas.chain import EVENTS_TYPE
 from schemas.envelope import open_envelope
 from schemas.errors import BadSignature
 from server.cli.root import app
 from server.site import SiteError, create_site, only_server, open_site
 from tests.agent_pen import SITE, Pen
+from tests.schema_cast import verify_chain
 from tests.server_rig import agent, make_site, running
 
 

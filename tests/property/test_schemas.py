@@ -18,7 +18,6 @@ from schemas.chain import (
     join_lines,
     parse_line,
     split_lines,
-    verify_chain,
 )
 from schemas.envelope import open_envelope, pae, seal_envelope
 from schemas.errors import BrokenChain, MalformedEvent, SchemaError
@@ -26,7 +25,17 @@ from schemas.names import SERVER
 from schemas.sealed import seal_secret, unseal_secret
 from schemas.statement import open_statement, payload_type, sign_statement
 from schemas.strict_json import NotStrictJson, read_json
-from tests.schema_cast import CHAIN, MOMENT, OPENSSL, P256, chain_of, key_of, signer_of, trust
+from tests.schema_cast import (
+    CHAIN,
+    MOMENT,
+    OPENSSL,
+    P256,
+    chain_of,
+    key_of,
+    signer_of,
+    trust,
+    verify_chain,
+)
 
 S = P256.suite
 HEAD = Head(CHAIN)

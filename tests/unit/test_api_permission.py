@@ -9,10 +9,10 @@ import structlog
 from sqlalchemy import text
 
 from schemas.events import EVENT_DATA
-from server.api.permission import OPEN, SCOPES
+from server.api.permission import SCOPES
 from server.log import configure_log
 from server.store.announcements import waiting
-from tests.sample_site import LOCAL_TOKEN, open_site
+from tests.sample_site import LOCAL_TOKEN, OPEN, open_site
 
 
 class Clock:

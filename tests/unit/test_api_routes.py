@@ -7,9 +7,8 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from server.api.headers import SECURITY_HEADERS
-from server.api.permission import OPEN
 from server.api.problems import KINDS
-from tests.sample_site import MOMENT, open_site
+from tests.sample_site import MOMENT, OPEN, open_site
 
 
 @pytest.fixture

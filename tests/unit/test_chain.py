@@ -18,11 +18,10 @@ from schemas.chain import (
     join_lines,
     parse_line,
     split_lines,
-    verify_chain,
 )
 from schemas.errors import BrokenChain, MalformedEvent
 from schemas.events import EventLine, agent_source, event_name, event_type, server_source
-from tests.schema_cast import CHAIN, MOMENT, SUITES, chain_of
+from tests.schema_cast import CHAIN, MOMENT, SUITES, chain_of, verify_chain
 
 EACH_SUITE = pytest.mark.parametrize("s", SUITES, ids=lambda s: s.name)
 S = SUITES[1]

@@ -12,7 +12,7 @@ from edge_agent.core.trusted_state import TrustedState
 from edge_agent.fleet.member import Member
 from schemas import topics
 from schemas.acknowledgement import Acknowledgement
-from schemas.chain import EVENTS_TYPE, verify_chain
+from schemas.chain import EVENTS_TYPE
 from schemas.chain import Head as ChainHead
 from schemas.envelope import TrustedKey, open_envelope
 from schemas.report import Pull, Report
@@ -20,6 +20,7 @@ from schemas.root import AGENT_PURPOSES
 from schemas.statement import parse_statement, payload_type, sign_statement
 from schemas.versions import LogHead
 from tests.centre import AGENT, DOOR, NOW, SESSION, SITE, Centre, card, payload
+from tests.schema_cast import verify_chain
 
 LATER = NOW + timedelta(seconds=1)
 CHAIN = "ab" * 8

@@ -12,10 +12,11 @@ import pytest
 from edge_agent.database import connect
 from edge_agent.outbox import AcknowledgementMismatch, Outbox, OutboxFailed
 from edge_agent.outbox_tables import read_state
-from schemas.chain import Head, parse_line, verify_chain
+from schemas.chain import Head, parse_line
 from schemas.event_data import ClockStatus, DoorData, EventsLost
 from schemas.events import event_name
 from schemas.suites import INTL
+from tests.schema_cast import verify_chain
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SYNCED = ClockStatus(status="synced")
