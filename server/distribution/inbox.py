@@ -27,9 +27,9 @@ from schemas.transport import TransportRequest
 from server.clock import Clock
 from server.core.clones import Clones, Sighting
 from server.core.hearing import Heard, hear
+from server.ingest.checking import check_all
 from server.ingest.registry import Registry
 from server.ingest.verify import AlarmKind, Refusal
-from server.store.database import DATABASE_ERRORS
 
 MAX_WAITING = 64
 """Messages of one agent that wait; a well one never has more than three or four."""
@@ -175,41 +175,16 @@ class Inbox:
         return taken
 
     async def _verify(self, messages: list[tuple[str, bytes]]) -> list[Heard | Refusal | str]:
-        checked = await self._verify_all(messages)
-        unknown = [
-            n
-            for n, c in enumerate(checked)
-            if isinstance(c, Refusal) and c.kind is AlarmKind.UNKNOWN_KEY
-        ]
-        if unknown and await self._more_agents():
-            again = await self._verify_all([messages[n] for n in unknown])
-            for n, result in zip(unknown, again, strict=True):
-                checked[n] = result
-        return checked
-
-    async def _more_agents(self) -> bool:
-        try:
-            return await self._registry.refresh()
-        except DATABASE_ERRORS as error:
-            log.error(
-                "agents_not_read",
-                why=str(error)[:500],
-                next_step="check the database; agents added just now are not heard so long",
-            )
-            return False
-
-    async def _verify_all(self, messages: list[tuple[str, bytes]]) -> list[Heard | Refusal | str]:
-        loop, ring = asyncio.get_running_loop(), self._registry.ring
-        share = -(-len(messages) // self._threads)
-        parts = await asyncio.gather(
-            *(
-                loop.run_in_executor(
-                    self._executor, _hear_all, messages[start : start + share], ring, self._site
-                )
-                for start in range(0, len(messages), share)
-            )
+        return await check_all(
+            messages,
+            self._check,
+            registry=self._registry,
+            executor=self._executor,
+            threads=self._threads,
         )
-        return [result for part in parts for result in part]
+
+    def _check(self, topic: str, payload: bytes, ring: KeyRing) -> Heard | Refusal | str:
+        return _broken(topic, self._site) or hear(topic, payload, ring, self._site)
 
     def _hand_over(self, result: Heard | Refusal | str) -> None:
         match result:
@@ -240,12 +215,6 @@ class Inbox:
         while True:
             agent, renewal = await self._renewals.get()
             await self._handlers.renewed(agent, renewal)
-
-
-def _hear_all(
-    messages: list[tuple[str, bytes]], ring: KeyRing, site: str
-) -> list[Heard | Refusal | str]:
-    return [_broken(topic, site) or hear(topic, payload, ring, site) for topic, payload in messages]
 
 
 def _broken(topic: str, site: str) -> str | None:

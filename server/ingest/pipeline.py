@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from schemas.envelope import TrustedKey
+from schemas.envelope import KeyRing
 from schemas.names import SERVER
 from schemas.server_event_data import AlarmRaised
 from schemas.suites import Suite
@@ -22,6 +22,7 @@ from server.clock import Clock, from_microseconds, microseconds
 from server.feed.hub import Hub
 from server.ingest.acknowledge import Acknowledger
 from server.ingest.alarms import Alarms
+from server.ingest.checking import check_all
 from server.ingest.doors import takeovers
 from server.ingest.heads import Batch, Row, questions
 from server.ingest.intake import Intake, Message
@@ -123,49 +124,16 @@ class Pipeline:
         await self._checked.put(None)
 
     async def _verify(self, messages: list[Message]) -> Checked:
-        checked = await self._verify_all(messages, self._registry.ring)
-        unknown = [
-            n
-            for n, c in enumerate(checked)
-            if isinstance(c, Refusal) and c.kind is AlarmKind.UNKNOWN_KEY
-        ]
-        if unknown and await self._more_agents():
-            again = await self._verify_all([messages[n] for n in unknown], self._registry.ring)
-            for n, result in zip(unknown, again, strict=True):
-                checked[n] = result
-        return checked
-
-    async def _more_agents(self) -> bool:
-        """Whether agents were added just now. One that can't be read of now will send again."""
-        try:
-            return await self._registry.refresh()
-        except DATABASE_ERRORS as error:
-            log.error(
-                "agents_not_read",
-                why=str(error)[:500],
-                next_step="check the database; events of agents added just now are refused so long",
-            )
-            return False
-
-    async def _verify_all(
-        self, messages: list[Message], ring: Mapping[str, TrustedKey]
-    ) -> list[Verified | Refusal]:
-        loop = asyncio.get_running_loop()
-        share = -(-len(messages) // self._threads)
-        parts = await asyncio.gather(
-            *(
-                loop.run_in_executor(
-                    self._executor, self._verify_some, messages[start : start + share], ring
-                )
-                for start in range(0, len(messages), share)
-            )
+        return await check_all(
+            messages,
+            self._check,
+            registry=self._registry,
+            executor=self._executor,
+            threads=self._threads,
         )
-        return [result for part in parts for result in part]
 
-    def _verify_some(
-        self, messages: list[Message], ring: Mapping[str, TrustedKey]
-    ) -> list[Verified | Refusal]:
-        return [verify_message(m.topic, m.payload, ring, self._site, self._suite) for m in messages]
+    def _check(self, topic: str, payload: bytes, ring: KeyRing) -> Verified | Refusal:
+        return verify_message(topic, payload, ring, self._site, self._suite)
 
     async def _commit_stage(self) -> None:
         while True:
