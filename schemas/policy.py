@@ -7,7 +7,15 @@ from enum import StrEnum
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from schemas.names import CardId, DigestHex, Name
 from schemas.statement import Statement
@@ -18,6 +26,18 @@ WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun"
 Slot = Annotated[str, Field(pattern=r"^[0-3][0-9a-f]$")]
 """Where in a policy's tree of cards: two hex digits, 00 to 3f."""
 TimeOfDay = Annotated[str, Field(pattern=r"^(?:[01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$")]
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"unknown time zone {name!r}; use an IANA name") from None
+    return name
+
+
+TimeZone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_known_zone)]
+"""An IANA name that this machine knows, such as Asia/Shanghai."""
 
 
 class _Model(BaseModel):
@@ -157,21 +177,12 @@ class Policy(Statement):
     """
 
     purpose: Literal["policy"] = "policy"
-    timezone: str = "UTC"
+    timezone: TimeZone = "UTC"
     doors: dict[Name, DoorSettings] = Field(max_length=64)
     schedules: dict[Name, Schedule] = Field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     levels: Literal[1, 2] = Field(default=1, description="1: `cards` names leaves; 2: indexes")
     cards: dict[Slot, DigestHex] = Field(default_factory=dict, description="slot -> chunk digest")
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (KeyError, ValueError, OSError):
-            raise ValueError(f"unknown time zone {name!r}; use an IANA name") from None
-        return name
 
     @model_validator(mode="after")
     def _whole(self) -> Policy:

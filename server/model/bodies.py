@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import re
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +20,7 @@ from pydantic import (
 )
 
 from schemas.names import AgentId, Name
-from schemas.policy import CardState, DoorBehaviour, TimeRange, Window
+from schemas.policy import CardState, DoorBehaviour, TimeRange, TimeZone, Window
 from schemas.suites import SuiteName
 
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
@@ -98,21 +97,11 @@ class Named(Body):
 class Site(Named):
     """The site as a whole."""
 
-    timezone: str = Field(
+    timezone: TimeZone = Field(
         default="UTC",
-        max_length=64,
         description="IANA name; schedules are in its local time, daylight saving included",
         examples=["Asia/Shanghai"],
     )
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (KeyError, ValueError, OSError):
-            raise ValueError(f"unknown time zone {name!r}; use an IANA name") from None
-        return name
 
 
 class Calendar(Named):
