@@ -142,7 +142,10 @@ class Inbox:
                 messages = await self._take()
                 checked = await self._verify(messages)
                 for result in checked:
-                    self._hand_over(result)
+                    try:
+                        self._hand_over(result)
+                    except Exception:  # a fault of ours: the other agents are heard
+                        log.exception("message_not_taken")
 
     def _lane(self, topic: str) -> _Lane:
         try:

@@ -17,7 +17,7 @@ from server.store.database import DATABASE_ERRORS
 log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
 Check = Callable[[str, bytes, KeyRing], Result]
-"""What a message says, or a Refusal: by its topic, its payload and the keys that count."""
+"""What a message says, or why it is refused: by its topic, its payload and the keys that count."""
 
 
 async def check_all(
@@ -27,10 +27,10 @@ async def check_all(
     registry: Registry,
     executor: ThreadPoolExecutor,
     threads: int,
-) -> list[Result]:
+) -> list[Result | Refusal]:
     """What `check` makes of each message, in their order; it runs on `threads` of the executor."""
 
-    async def spread(some: Sequence[tuple[str, bytes]]) -> list[Result]:
+    async def spread(some: Sequence[tuple[str, bytes]]) -> list[Result | Refusal]:
         loop, ring = asyncio.get_running_loop(), registry.ring
         share = -(-len(some) // threads)
         parts = await asyncio.gather(
@@ -56,8 +56,17 @@ async def check_all(
 
 def _check_some(
     messages: Sequence[tuple[str, bytes]], check: Check[Result], ring: KeyRing
-) -> list[Result]:
-    return [check(topic, payload, ring) for topic, payload in messages]
+) -> list[Result | Refusal]:
+    return [_check_one(topic, payload, check, ring) for topic, payload in messages]
+
+
+def _check_one(topic: str, payload: bytes, check: Check[Result], ring: KeyRing) -> Result | Refusal:
+    try:
+        return check(topic, payload, ring)
+    except Exception as error:  # a fault of ours: it must stop neither the server nor the others
+        log.exception("message_not_checked", topic=topic[:200])
+        said = f"a message could not be checked: {type(error).__name__}; see the server's log"
+        return Refusal(AlarmKind.MALFORMED, None, said)
 
 
 async def _more_agents(registry: Registry) -> bool:
