@@ -19,6 +19,7 @@ from edge_agent.readers.port import CardChannel, CardRemoved, Feedback, Reader
 from edge_agent.secure_element.port import ElementUnavailable, SecureElement
 from edge_agent.transport_keys import NO_ANSWER, NO_CONNECTION, Given
 from edge_agent.windows import Window, Windows
+from schemas.reasons import Reason
 from schemas.transport import TransportRefusal
 
 WINDOW_TIMEOUT_S = 20.0
@@ -124,7 +125,7 @@ class WindowTap:
 
         try:
             async with asyncio.timeout_at(until):
-                result = self._refused_here(window, card_id)
+                result = self._refused_here(window, card_id, asked.question)
                 if result is None:
                     assert card_id is not None
                     script = bind(asked.question, self._house.random)
@@ -149,7 +150,9 @@ class WindowTap:
             result = _ended(card_id, TransportRefusal.FAILED, f"{type(error).__name__}: {error}")
         return await self._end(window, result, asked.question, given)
 
-    def _refused_here(self, window: Window, card_id: bytes | None) -> BindResult | None:
+    def _refused_here(
+        self, window: Window, card_id: bytes | None, question: UnlockQuestion
+    ) -> BindResult | None:
         if card_id is None:
             return _ended(None, BindOutcome.NOT_OUR_CARD)
         if window.command.card not in (None, card_id.hex()):
@@ -158,6 +161,11 @@ class WindowTap:
             return _ended(
                 card_id, BindOutcome.TRANSPORT_KEY_REFUSED, "not tried again: tries are few"
             )
+        version, domain, store = question.key_version, question.domain, self._house.store
+        if not window.unbinds and (
+            version in store.denied_versions(domain) or version < store.key_floor(domain)
+        ):
+            return _ended(card_id, Reason.KEY_VERSION_RETIRED, f"version {version} of {domain}")
         return None
 
     async def _end(

@@ -39,6 +39,7 @@ _WORDS = {
     "unknown_key": "its transport key is not known: `ostiary cards transport import`",
     "other_person": "it is another person's",
     "other_card": "the window is for another card",
+    "key_version_retired": "the door asks for keys that are revoked or retired: rotate them first",
     "card_not_active": "it is revoked, lost, stolen, damaged or suspended",
     "window_closed": "the window was over",
     "element_unavailable": "the lock's ESAM can't be used at the moment",

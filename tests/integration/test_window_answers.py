@@ -6,6 +6,7 @@ import pytest
 
 from edge_agent import transport_keys, window_tap
 from schemas.transport import TransportRefusal
+from tests.door_rig import DOOR
 from tests.key_rig import bytes_of, traces
 from tests.window_rig import BOUND, DENIED, ERROR, TRY_AGAIN, window_rig
 
@@ -166,3 +167,14 @@ async def test_the_transport_key_is_in_no_file_and_no_log(stand, capfd):
     given = transport_keys.Given(key, "list", key)
     assert key.hex() not in repr(given)
     assert repr(key) not in repr(given)
+
+
+async def test_nothing_is_written_of_a_key_version_that_counts_no_more(stand):
+    card, _ = stand.card(1), await stand.open()
+    before = card.image
+    floors = {DOOR: 2}  # which is the domain's name too
+    heartbeat = stand.voice.heartbeat(key_floors=floors)
+    await stand.rig.store.take_heartbeat(heartbeat, stand.rig.clock.now())
+    assert await stand.rig.tap(card) is DENIED
+    assert await stand.cards() == [("key_version_retired", card.serial.hex())]
+    assert (card.image, stand.requests) == (before, [])
