@@ -82,7 +82,7 @@ class Promises:
         name, image = card.serial.hex(), card.image
         seen = self._cards.get(name)
         if seen is None or seen[0] is not image:
-            assert_whole(card, self._world.secrets)
+            assert_whole(card, self._world.secrets, self._world.centre.floor)
             seen = self._cards[name] = (image, info_of(card))
         return seen[1]
 
