@@ -131,4 +131,4 @@ class EsamMachine(RuleBasedStateMachine):
 
 
 TestEsam = EsamMachine.TestCase
-TestEsam.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
+TestEsam.settings = settings(max_examples=20, stateful_step_count=20)

@@ -90,7 +90,7 @@ def test_nothing_else_opens_it(algorithms, control_key, challenge, place, data):
             open_in_esam(algorithms, *attempt)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.sampled_from(["gm", "intl"]), st.integers(1, 255))
 def test_an_esam_takes_it_once(name, version):
     esam, other = EsamDesk(name).issue(), EsamDesk(name, serial=b"OTHERESA").issue()

@@ -18,7 +18,6 @@ from tests.sample_site import Site, open_site
 
 AT_LEISURE = settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -6,7 +6,7 @@ from itertools import product
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
@@ -251,7 +251,7 @@ async def check(rig, model, bound):
         assert set(policy.schedules) == {rule.schedule for rule in policy.rules}
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(st.lists(st.tuples(models(), bindings), min_size=1, max_size=3))
 def test_a_door_decides_as_the_model_says_after_every_change_of_it(run, steps):
     run(follow, steps)

@@ -82,7 +82,8 @@ def small_messages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=st.lists(step, max_size=25))
 def test_an_agent_denies_exactly_what_its_head_says_and_in_the_end_everything(bench, steps):

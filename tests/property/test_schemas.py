@@ -83,7 +83,7 @@ def tampered(draw):
     return lines
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(tampered())
 def test_no_other_lines_lead_to_the_same_head(lines):
     try:
@@ -94,7 +94,7 @@ def test_no_other_lines_lead_to_the_same_head(lines):
     assert (head == WHOLE) == (lines == LINES)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(tampered())
 def test_a_message_holds_only_lines_that_follow_each_other(lines):
     try:
@@ -106,7 +106,7 @@ def test_a_message_holds_only_lines_that_follow_each_other(lines):
     assert verify_chain(lines, S.digest, before).sequence == links[-1].event.number
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(json_objects, st.datetimes(min_value=datetime(1970, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001
 def test_what_is_composed_is_read_back_as_it_was(data, time):
     try:
@@ -130,7 +130,7 @@ def test_what_is_composed_is_read_back_as_it_was(data, time):
     assert b"\r" not in line
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.text(max_size=10), any_json, max_size=4))
 def test_any_data_is_composed_for_all_to_read_or_refused(data):
     try:
@@ -149,7 +149,7 @@ def test_any_data_is_composed_for_all_to_read_or_refused(data):
     assert strictest["data"] == data
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.integers(0, len(ENVELOPE) - 1), st.integers(0, 7))
 def test_an_envelope_with_any_bit_flipped_is_refused(place, bit):
     data = bytearray(ENVELOPE)
@@ -158,7 +158,7 @@ def test_an_envelope_with_any_bit_flipped_is_refused(place, bit):
         open_envelope(bytes(data), RING, EVENTS_TYPE)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=300), st.sampled_from([OPENSSL.suite, S]))
 def test_any_bytes_come_through_an_envelope(payload, suite):
     data = seal_envelope(EVENTS_TYPE, payload, [signer_of(suite, "agent")])
@@ -170,7 +170,7 @@ def test_two_payloads_never_have_one_pre_authentication_encoding(type_a, a, type
     assert (pae(type_a, a) == pae(type_b, b)) == ((type_a, a) == (type_b, b))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200) | any_json.map(lambda v: json.dumps(v).encode()))
 def test_any_bytes_are_refused_by_name(data):
     for parse in (
@@ -182,7 +182,7 @@ def test_any_bytes_are_refused_by_name(data):
             parse()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(any_json)
 def test_strict_json_is_what_json_can_say_and_nothing_more(value):
     data = json.dumps(value).encode()
@@ -208,7 +208,7 @@ def test_strict_json_is_what_json_can_say_and_nothing_more(value):
             read_json(data)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 2**63 - 1),
     st.booleans(),
@@ -232,14 +232,14 @@ def test_any_acknowledgement_comes_through_its_envelope(sequence, resend, digest
     assert again == statement
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=100), text, st.binary(min_size=32, max_size=32))
 def test_any_secret_comes_through_its_seal(secret, context, kek):
     sealed = seal_secret(kek, secret, context, lambda n: b"\x05" * n)
     assert unseal_secret(kek, sealed, context) == secret
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=200), st.sampled_from([OPENSSL, P256]), st.data())
 def test_a_signature_holds_for_its_message_and_no_other(message, curve, data):
     key = key_of(curve.suite, "agent")

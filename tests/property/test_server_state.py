@@ -300,6 +300,5 @@ TestServerState = pytest.mark.slow(ServerState.TestCase)
 ServerState.TestCase.settings = settings(
     max_examples=15,
     stateful_step_count=25,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -315,5 +315,5 @@ def _contents(state):
     }
 
 
-TrustMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TrustMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 test_an_agent_never_goes_back = TrustMachine.TestCase

@@ -1,7 +1,7 @@
 """Changing leaves gives the bytes that growing anew gives, and an agent accepts them all."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.card_chunks import MAX_CHUNK_BYTES, check_leaf, find_card, read_index, slots
@@ -52,7 +52,6 @@ def changed(tree, people, bodies, touched):
     return change(tree, places, read, INTL.digest)
 
 
-@settings(deadline=None)
 @given(steps)
 def test_a_tree_that_was_changed_is_the_tree_grown_anew(steps):
     people, tree, bodies = {}, grow([], None, INTL.digest), {}
@@ -70,7 +69,6 @@ def test_a_tree_that_was_changed_is_the_tree_grown_anew(steps):
         tree = anew
 
 
-@settings(deadline=None)
 @given(st.dictionaries(numbers, persons, max_size=40))
 def test_an_agent_accepts_every_chunk_and_finds_every_card(people):
     tree = grow(lines(people), None, INTL.digest)

@@ -21,7 +21,7 @@ MOVES = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(MOVES, st.sampled_from([(), KINDS[:1]]))
 def test_a_reader_gets_each_event_once_whatever_is_inserted_meanwhile(moves, kinds):
     async def play(folder):
