@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from playwright.async_api import async_playwright, expect
 
+from edge_agent.demo.processes import free_port
 from schemas.events import EVENT_DATA
 from schemas.reasons import Reason
 from server.ingest.verify import AlarmKind
@@ -205,16 +206,16 @@ async def test_the_page_says_it_is_cut_off_and_then_shows_what_it_missed(site, b
 
 
 class _Restarts:
-    def __init__(self, site, port=0):
+    """A server that comes again at the address at which it was."""
+
+    def __init__(self, site):
         self._site = site
-        self._port = port
+        self.port = free_port()
         self._server = None
 
     async def start(self):
-        self._server = serving(self._site, self._port)
-        url = await self._server.__aenter__()
-        self._port = int(url.rpartition(":")[2])
-        return url
+        self._server = serving(self._site, self.port)
+        return await self._server.__aenter__()
 
     async def stop(self):
         server, self._server = self._server, None
@@ -242,7 +243,7 @@ async def test_another_store_at_the_same_address_begins_a_new_list(site, browser
         await server.stop()
         async with open_site(tmp_path / "other.db", name="other") as other:
             new = await other.add(agent="other-agent")
-            async with serving(other, int(url.rpartition(":")[2])):
+            async with serving(other, server.port):
                 await first_row_is(page, new)
                 assert await ids(page) == [new]
                 await expect(page.locator("#notice")).to_contain_text("replaced")
