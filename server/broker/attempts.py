@@ -76,7 +76,7 @@ async def _other_names(stage: Stage, victim: Bare) -> None:
     async with stage.target.enter(PROBE) as first:
         try:
             async with stage.target.enter(PROBE, own):
-                one = await first.ends(_A_WHILE_S)
+                one = await first.ends(CUT_OFF_S)
             seen = f"known as {PROBE}" if one else f"known as {own}"
         except TurnedAway:
             one, seen = True, "turned away"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from server.broker.limits import MOST_PACKET_BYTES
 
-PATIENCE_S = 5.0
+PATIENCE_S = 20.0
 KEEPALIVE_S = 60
 _CONNECT, _CONNACK, _PUBLISH, _PUBACK, _PUBREC, _PUBREL = 0x10, 0x20, 0x30, 0x40, 0x50, 0x62
 _SUBSCRIBE, _SUBACK, _DISCONNECT = 0x82, 0x90, 0xE0
@@ -83,7 +83,7 @@ class Bare:
         """Whether so many messages come."""
         return await self._until(lambda: len(self.heard) > count, within_s)
 
-    async def ends(self, within_s: float) -> bool:
+    async def ends(self, within_s: float = PATIENCE_S) -> bool:
         """Whether the broker ends the connection meanwhile."""
         try:
             async with asyncio.timeout(within_s):

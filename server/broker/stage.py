@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -109,7 +110,21 @@ class Stage:
             if probe is not None and not probe.gone.is_set():
                 return False
             return await self.settle() if probe is not None else False
-        return await self.observer.hears(fence)
+        return await self._heard(fence, probe)
+
+    async def _heard(self, fence: bytes, probe: Bare) -> bool:
+        """A broker that cuts the probe off may have confirmed the fence, and not pass it on."""
+        tasks = (
+            asyncio.ensure_future(self.observer.hears(fence)),
+            asyncio.ensure_future(probe.gone.wait()),
+        )
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+        heard = tasks[0]
+        return heard.result() if heard.done() else await self.settle()
 
 
 @asynccontextmanager
