@@ -7,13 +7,19 @@ from dataclasses import replace
 
 import pytest
 
-from server.broker import admission, guarded
+from server.broker import admission, attempts, guarded
+from server.broker.bare import Bare
 from server.broker.check import CheckImpossible, check_broker
 from server.broker.grants import agent_grant
 from server.broker.guarded import GuardedBroker, Handler
 from tests.broker_rig import SecuredBuiltin, SecuredMosquitto, wrong
 
 UNBOUNDED = 10**9
+
+
+def patient(patch):
+    """For a weakness that shows in something that comes some time."""
+    patch(attempts, "_A_WHILE_S", 3.0)
 
 
 def hears_all(patch):
@@ -42,6 +48,7 @@ def believes_the_client_id(patch):
 
 
 def takes_any_will(patch):
+    patient(patch)
     patch(guarded, "_may_leave_its_will", lambda session, rules: True)
 
 
@@ -50,6 +57,7 @@ def takes_packets_of_any_size(patch):
 
 
 def sends_without_end(patch):
+    patient(patch)
     start = Handler.__init__
 
     def lax(self, *args, **kwargs):
@@ -60,6 +68,7 @@ def sends_without_end(patch):
 
 
 def expels_nobody(patch):
+    patient(patch)
     patch(admission.Admission, "refresh", lambda self: False)
     patch(
         admission.Admission,
@@ -115,8 +124,9 @@ async def test_a_weak_broker_is_found_out(
 
 @pytest.mark.system
 async def test_a_mosquitto_that_grants_by_default_is_found_out(
-    secured_mosquitto: SecuredMosquitto,
+    secured_mosquitto: SecuredMosquitto, monkeypatch
 ):
+    patient(monkeypatch.setattr)
     await secured_mosquitto.stop()
     file = secured_mosquitto.process.file("rights.json")
     document = json.loads(file.read_text())
@@ -132,5 +142,6 @@ async def test_a_broker_that_passes_nothing_on_is_not_called_safe(
     secured_builtin: SecuredBuiltin, monkeypatch
 ):
     monkeypatch.setattr(admission, "agent_grant", lambda site, agent: agent_grant("nowhere", agent))
+    monkeypatch.setattr(Bare.hears, "__defaults__", (0.5,))
     with pytest.raises(CheckImpossible, match="was let in, but does not hear"):
         await check_broker(secured_builtin.target)
