@@ -3,8 +3,7 @@
 `mosquitto` is plain: anyone may connect and do all. `tls_mosquitto` is as in service: mutual TLS
 1.3, a client is its certificate, and each has its rights alone. With it:
 
-    tls_mosquitto.admit_before_start("front")        # or while it runs: server.broker.rights
-    tls_mosquitto.start()
+    tls_mosquitto.start()        # whom it lets in: server.broker.rights
     aiomqtt.Client(tls_mosquitto.host, tls_mosquitto.port, identifier="front",
                    tls_context=tls_mosquitto.authority.context("front"))
     aiomqtt.Client(..., identifier="server-demo",
@@ -16,6 +15,7 @@ Its site is `demo`. To run it for a site of one's own: TlsMosquitto(directory, s
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from server.pki import Authority
 from tests.authority import SiteAuthority
 from tests.system import require_program
 
+PATIENCE_S = 30.0
 CONFIGURATION = """\
 listener {port} 127.0.0.1
 allow_anonymous true
@@ -41,6 +42,15 @@ log_type notice
 log_type information
 user root
 """
+
+
+def until_said(what: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return once the process has written that to its log."""
+    ends_s = time.monotonic() + PATIENCE_S
+    while what not in (said := log.read_text(errors="replace")):
+        assert process.poll() is None, f"it ended: {said}"
+        assert time.monotonic() < ends_s, f"it did not say {what!r}: {said}"
+        time.sleep(0.01)  # another process writes a file: nothing tells us
 
 
 class Mosquitto:
@@ -61,22 +71,16 @@ class Mosquitto:
         program = require_program("mosquitto", "mosquitto")
         if not self._configuration.exists():
             self.configure()
-        self._process = subprocess.Popen(
-            [program, "-c", str(self._configuration)], stderr=subprocess.PIPE, text=True
-        )
-        assert self._process.stderr is not None
-        seen = []
-        for line in self._process.stderr:
-            seen.append(line)
-            if " running" in line:
-                return
-        raise AssertionError("mosquitto did not start: " + "".join(seen))
+        log = self._directory / "log"
+        with log.open("wb") as file:
+            self._process = subprocess.Popen([program, "-c", str(self._configuration)], stderr=file)
+        until_said(" running", self._process, log)
 
     def kill(self) -> None:
         """As a power cut would: no goodbye to anyone, nothing kept."""
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
             self._process = None
 
 
@@ -87,14 +91,10 @@ class TlsMosquitto(Mosquitto):
         super().__init__(directory)
         self.site = site
         self._issuer = authority
-        self._agents: list[str] = []
 
     def file(self, name: str) -> Path:
         """One of those that it was set up with."""
         return self._directory / name
-
-    def admit_before_start(self, *agents: str) -> None:
-        self._agents += agents
 
     def configure(self) -> None:
         settings = MosquittoSettings(
@@ -104,7 +104,7 @@ class TlsMosquitto(Mosquitto):
             port=self.port,
             user="root",
         )
-        write_configuration(settings, self._issuer, self._agents, datetime.now(UTC))
+        write_configuration(settings, self._issuer, [], datetime.now(UTC))
 
 
 class TlsMosquittoOfDemo(TlsMosquitto):

@@ -16,7 +16,9 @@ from cryptography import x509
 from typer.testing import CliRunner
 
 from edge_agent.demo.processes import free_port
+from server.broker.bare import PATIENCE_S
 from server.cli.root import app
+from tests.broker import until_said
 from tests.system import require_program
 
 SITE = "demo"
@@ -128,21 +130,22 @@ def test_a_check_of_a_broker_that_is_not_there_names_it(site_dir):
 
 
 @contextmanager
-def process(*command: str, ready: str) -> Iterator[None]:
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+def process(*command: str, log: Path, ready: str) -> Iterator[None]:
+    """A process while the block runs, which begins once it has said that."""
+    with log.open("wb") as file:
+        running = subprocess.Popen(command, stderr=file)
     try:
-        assert running.stderr is not None
-        seen = []
-        for line in running.stderr:
-            seen.append(line)
-            if ready in line:
-                break
-        else:
-            raise AssertionError("".join(seen))
+        until_said(ready, running, log)
         yield
     finally:
         running.terminate()
-        running.communicate()
+        running.wait()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not asked how fast a broker is."""
+    monkeypatch.setattr("server.broker.attempts.CUT_OFF_S", PATIENCE_S)
 
 
 def checked(site_dir: str, url: str, *more: str) -> list[dict[str, object]]:
@@ -153,22 +156,26 @@ def checked(site_dir: str, url: str, *more: str) -> list[dict[str, object]]:
 
 
 @pytest.mark.system
+@pytest.mark.usefixtures("patient")
 def test_a_mosquitto_as_it_was_set_up_passes_the_check(site_dir, tmp_path):
     port = free_port()
     result = ostiary(
         *("broker", "config", "mosquitto", "-d", site_dir, "--port", str(port), "--user", "root")
     )
     program = require_program("mosquitto", "mosquitto")
-    with process(program, "-c", result.stdout.strip(), ready=" running"):
+    command = (program, "-c", result.stdout.strip())
+    with process(*command, log=tmp_path / "log", ready=" running"):
         findings = checked(site_dir, f"mqtts://127.0.0.1:{port}")
     assert all(finding["ok"] for finding in findings)
     assert {"attempt", "expected", "seen", "ok"} == findings[0].keys()
 
 
-def test_the_builtin_broker_alone_passes_the_check(site_dir, monkeypatch):
+@pytest.mark.usefixtures("patient")
+def test_the_builtin_broker_alone_passes_the_check(site_dir, tmp_path, monkeypatch):
     port = free_port()
     monkeypatch.setenv("OSTIARY_BROKER_RIGHTS", "file")
     command = (sys.executable, "-c", "from server.cli import main; main()", "broker", "run")
-    with process(*command, "-d", site_dir, "--port", str(port), ready="Broker: mqtts://"):
+    command += ("-d", site_dir, "--port", str(port))
+    with process(*command, log=tmp_path / "log", ready="Broker: mqtts://"):
         findings = checked(site_dir, f"mqtts://127.0.0.1:{port}")
     assert all(finding["ok"] for finding in findings)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import signal
 import sys
+from pathlib import Path
 
 import aiomqtt
 import pytest
 
+from edge_agent.demo.processes import Child, until, whole_lines
 from schemas.topics import ACKNOWLEDGEMENT, down
 from server.site import Site
 from tests.agent_pen import SITE, Pen
@@ -22,6 +23,7 @@ __all__ = ["mosquitto"]
 LINES = 600
 KILLS = 8
 WINDOW = 64
+STOP_S = 60.0
 OSTIARY = [sys.executable, "-c", "from server.cli import main; main()"]
 
 
@@ -69,21 +71,16 @@ class GoBackN:
                 self.progress.notify_all()
 
 
-async def start(site: Site, port: int) -> asyncio.subprocess.Process:
-    process = await asyncio.create_subprocess_exec(
-        *OSTIARY,
-        *("serve", "--site-dir", str(site.path), "--port", "0"),
-        *("--broker", f"mqtt://127.0.0.1:{port}"),
-        stderr=asyncio.subprocess.PIPE,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stderr is not None
-    seen = b""
-    async for line in process.stderr:
-        seen += line
-        if b'"ready"' in line:
-            return process
-    raise AssertionError(seen.decode())
+async def started(site: Site, port: int, log: Path) -> Child:
+    serve = ("serve", "--site-dir", str(site.path), "--port", "0")
+    child = Child("server", [*OSTIARY, *serve, "--broker", f"mqtt://127.0.0.1:{port}"], log)
+
+    async def ready() -> bool:
+        return any('"ready"' in line for line in whole_lines(log))
+
+    await child.start()
+    await until(child, ready)
+    return child
 
 
 @pytest.mark.slow
@@ -103,16 +100,15 @@ async def test_killed_at_any_moment_each_event_is_there_once(tmp_path, mosquitto
         agent = GoBackN(pen, site, client)
         sending = group.create_task(agent.run())
         for kill in range(1, KILLS + 1):
-            process = await start(site, mosquitto.port)
+            server = await started(site, mosquitto.port, tmp_path / f"log-{kill}")
             await agent.reached(kill * LINES // (KILLS + 1) - dice.randrange(WINDOW // 2))
             await asyncio.sleep(dice.random() / 50)  # anywhere in the work on the next batches
-            process.kill()
-            await process.communicate()
-        process = await start(site, mosquitto.port)
+            await server.kill()
+        server = await started(site, mosquitto.port, tmp_path / "log")
         await sending
-        process.send_signal(signal.SIGTERM)
-        await process.communicate()
-        assert process.returncode == 0
+        assert server.process is not None
+        server.process.send_signal(signal.SIGTERM)
+        await server.ended_well(STOP_S)
     assert [e.line for e in await stored(site) if e.source == pen.agent] == pen.lines
     checked = await asyncio.create_subprocess_exec(
         *OSTIARY,
