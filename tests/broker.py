@@ -1,16 +1,4 @@
-"""A real mosquitto on a free loopback port, that a test can kill and start again.
-
-`mosquitto` is plain: anyone may connect and do all. `tls_mosquitto` is as in service: mutual TLS
-1.3, a client is its certificate, and each has its rights alone. With it:
-
-    tls_mosquitto.start()        # whom it lets in: server.broker.rights
-    aiomqtt.Client(tls_mosquitto.host, tls_mosquitto.port, identifier="front",
-                   tls_context=tls_mosquitto.authority.context("front"))
-    aiomqtt.Client(..., identifier="server-demo",
-                   tls_context=tls_mosquitto.authority.context("server-demo"))
-
-Its site is `demo`. To run it for a site of one's own: TlsMosquitto(directory, site, authority).
-"""
+"""A real mosquitto on a free loopback port, that a test can kill and start again."""
 
 from __future__ import annotations
 
@@ -25,7 +13,6 @@ import pytest
 from edge_agent.demo.processes import free_port
 from server.broker.mosquitto import MosquittoSettings, find_plugin, write_configuration
 from server.pki import Authority
-from tests.authority import SiteAuthority
 from tests.system import require_program
 
 PATIENCE_S = 30.0
@@ -54,7 +41,7 @@ def until_said(what: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 class Mosquitto:
-    """One broker process at a time, always on the same port."""
+    """One broker process at a time, always on the same port: anyone may connect and do all."""
 
     def __init__(self, directory: Path) -> None:
         self.host = "127.0.0.1"
@@ -105,24 +92,6 @@ class TlsMosquitto(Mosquitto):
             user="root",
         )
         write_configuration(settings, self._issuer, [], datetime.now(UTC))
-
-
-class TlsMosquittoOfDemo(TlsMosquitto):
-    """The same with an authority that gives anyone a certificate."""
-
-    def __init__(self, directory: Path) -> None:
-        self.authority = SiteAuthority(directory.with_name("authority"))
-        super().__init__(directory, "demo", self.authority.authority)
-
-
-@pytest.fixture
-def tls_mosquitto(tmp_path: Path) -> Iterator[TlsMosquittoOfDemo]:
-    """A broker that is not started yet, killed when the test ends. For `system` tests."""
-    directory = tmp_path / "mosquitto"
-    directory.mkdir()
-    broker = TlsMosquittoOfDemo(directory)
-    yield broker
-    broker.kill()
 
 
 @pytest.fixture
