@@ -91,7 +91,8 @@ class Rig:
                 DOOR: {
                     "domain": DOOR,
                     "suite": self.suite_name,
-                    "strike_release_s": 1.0,
+                    "strike_release_s": 10.0,
+                    "max_response_ms": 5000,
                     "held_prealarm_s": 0.3,
                     "held_after_s": 0.6,
                 }
@@ -235,7 +236,7 @@ class TakingServer:
         while True:
             try:
                 async with aiomqtt.Client(
-                    "127.0.0.1", self._rig.broker_port, identifier="server", timeout=1
+                    "127.0.0.1", self._rig.broker_port, identifier="server", timeout=PATIENCE_S
                 ) as client:
                     channels = (EVENTS, REPORT, PULL, KEYS, TRANSPORT, WILL)
                     await client.subscribe([(up(SITE, AGENT, each), 1) for each in channels])
