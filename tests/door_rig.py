@@ -136,7 +136,13 @@ class DoorRig:
 
     def policy(self, *, door: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
         """What `new_policy` takes: the rig's one card may pass at any time."""
-        settings = {"domain": DOOR, "suite": "intl", "strike_release_s": 0.2, **(door or {})}
+        settings = {
+            "domain": DOOR,
+            "suite": "intl",
+            "strike_release_s": 0.2,
+            "max_response_ms": 5000,
+            **(door or {}),
+        }
         return {
             "doors": {DOOR: settings},
             "schedules": {

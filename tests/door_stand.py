@@ -134,7 +134,13 @@ class DoorStand:
 
     async def policy(self, *, door: dict[str, Any] | None = None, **changes: Any) -> None:
         """Both doors alike, in force and with a fresh heartbeat."""
-        settings = {"domain": DOOR, "suite": "intl", "strike_release_s": 100, **(door or {})}
+        settings = {
+            "domain": DOOR,
+            "suite": "intl",
+            "strike_release_s": 100,
+            "max_response_ms": 5000,
+            **(door or {}),
+        }
         envelope = self.voice.new_policy(doors={DOOR: settings, OTHER: settings}, **changes)
         await self.store.offer_policy(envelope, self.clock.now())
         await self.store.apply_staged()
