@@ -13,7 +13,8 @@ from random import Random
 from typing import Any, Literal
 
 Sickness = Literal["full", "broken"]
-LOCKED_S = 5.0
+LOCKED_S = 30.0
+"""Real seconds."""
 _MESSAGES = {"full": "database or disk is full", "broken": "disk I/O error"}
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -23,8 +25,11 @@ from schemas.event_data import ClockStatus
 EPOCH = datetime(2026, 11, 24, 8, tzinfo=UTC)
 TURN_S = 1e-6
 """What one turn of the loop takes: at a standstill a deadline that was rounded would never come."""
-PATIENCE_S = 0.5
-"""Real seconds that a real thread may take before the time goes on all the same."""
+PATIENCE_S = 10.0
+"""Real seconds that a real thread may take before the time goes on all the same. Less than the
+disk's `LOCKED_S`: who holds what a thread waits for may itself wait for a time to come."""
+LOOK_S = 0.02
+"""So often it is seen whether there is a thread that still works."""
 
 
 class Stalled(Exception):
@@ -36,7 +41,7 @@ class Loop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.at_work: set[object] = set()
+        self.at_work: dict[object, threading.Thread] = {}
         super().__init__(_Leap(self))
 
     def time(self) -> float:
@@ -53,7 +58,7 @@ class _Leap(selectors.SelectSelector):
         if timeout is not None and timeout <= 0:
             return super().select(0)
         if self._loop.at_work:
-            ready = super().select(PATIENCE_S)
+            ready = self._wait_for_threads()
             if ready:
                 return ready
             self._loop.at_work.clear()
@@ -63,6 +68,15 @@ class _Leap(selectors.SelectSelector):
                 raise Stalled("nothing is left to happen")
             self._loop.now += timeout
         return ready
+
+    def _wait_for_threads(self) -> list[Any]:
+        """A connection may be closed when its thread has ended: that is never answered."""
+        threads, ends_s = self._loop.at_work.values(), time.monotonic() + PATIENCE_S
+        while any(thread.is_alive() for thread in threads) and time.monotonic() < ends_s:
+            ready = super().select(LOOK_S)
+            if ready:
+                return ready
+        return super().select(0)
 
 
 class Thread(Executor):
@@ -146,14 +160,14 @@ def _counted_threads() -> Iterator[None]:
 
 def _counted(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     @wraps(method)
-    async def counted(*args: Any, **kwargs: Any) -> Any:
+    async def counted(connection: Any, *args: Any, **kwargs: Any) -> Any:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, Loop)
         call = object()
-        loop.at_work.add(call)
+        loop.at_work[call] = connection._thread
         try:
-            return await method(*args, **kwargs)
+            return await method(connection, *args, **kwargs)
         finally:
-            loop.at_work.discard(call)
+            loop.at_work.pop(call, None)
 
     return counted
