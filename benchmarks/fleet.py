@@ -72,8 +72,8 @@ async def _revocations(site: FleetSite, label: str) -> list[Row]:
     bar = BAR_MS.get(site.doors, float("inf"))
     what = f"revocation, {label}"
 
-    def reported(name: str, value: float | None, unit: str = "ms") -> Row:
-        return Row(f"{what}: {name}", round(value or 0, 1), unit, "reported", True)
+    def reported(name: str, value: float | None) -> Row:
+        return Row(f"{what}: {name}", round(value or 0, 1), "ms", "reported", True)
 
     return [
         reported("asked to written down, p50", Percentiles.of(stages["written"]).p50),

@@ -185,10 +185,10 @@ class DoorStand:
         named = [(event_name(event.type), event.data) for event in events]
         return [(name, data) for name, data in named if name in names or not names]
 
-    async def modes(self, door: str = DOOR) -> list[tuple[str, str]]:
-        """Each change of the door's mode, and its cause."""
+    async def modes(self) -> list[tuple[str, str]]:
+        """Each change of the front door's mode, and its cause."""
         changes = await self.events("door.mode_changed")
-        return [(data["mode"], data["cause"]) for _, data in changes if data["door"] == door]
+        return [(data["mode"], data["cause"]) for _, data in changes if data["door"] == DOOR]
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait for strikes to move until this holds."""
@@ -199,10 +199,9 @@ class DoorStand:
 
 
 @asynccontextmanager
-async def door_stand(folder: Path, voice: SiteVoice | None = None) -> AsyncIterator[DoorStand]:
-    """Give the voice of a stand before to open what it left in `folder`."""
+async def door_stand(folder: Path) -> AsyncIterator[DoorStand]:
     clock = HandClock()
-    voice = voice or SiteVoice(SiteKeys(), AGENT)
+    voice = SiteVoice(SiteKeys(), AGENT)
     voice.now = clock.now
     outbox = await Outbox.open(
         folder / "outbox.db",

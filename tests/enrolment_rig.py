@@ -118,10 +118,8 @@ class House:
 
 
 @asynccontextmanager
-async def house(
-    folder: Path, *, suite_name: SuiteName = "intl", site: Site | None = None
-) -> AsyncIterator[House]:
-    site = site or create_site(folder / "site", "demo", suite_name, secrets.token_bytes, {})
+async def house(folder: Path, *, suite_name: SuiteName = "intl") -> AsyncIterator[House]:
+    site = create_site(folder / "site", "demo", suite_name, secrets.token_bytes, {})
     engine = await open_database(site.database)
     clock, broker = Clock(), Broker()
     state = ServerState(engine, Hub(), site.name, site.suite, LinkStatus("builtin"), clock=clock)

@@ -173,14 +173,14 @@ class KeyingRig:
 
 @asynccontextmanager
 async def keying_rig(
-    folder: Path, name: SuiteName = "intl", *, loaded: tuple[int, ...] = (1,), chip: bool = True
+    folder: Path, name: SuiteName = "intl", *, chip: bool = True
 ) -> AsyncIterator[KeyingRig]:
-    """An agent that is not started yet; its ESAM holds `loaded`. Without `chip`: in software."""
+    """An agent that is not started yet; its ESAM holds version 1. Without `chip`: in software."""
     voice = SiteVoice(SiteKeys(site=SITE), AGENT)
     async with unconnected(folder, voice, 1) as parts:
         rig = KeyingRig(folder, name, parts, None)
         if chip:
-            rig.desk.issue().load(*loaded)
+            rig.desk.issue().load(1)
             rig.slot = Slot(rig.desk.chip)
         await rig.policy()
         try:

@@ -162,8 +162,8 @@ class LinkRig:
         """To this agent."""
         await self.broker.publish(down(SITE, AGENT, channel), payload, retain=retain)
 
-    async def say_to_all(self, channel: str, payload: bytes, *, retain: bool = False) -> None:
-        await self.broker.publish(everyone(SITE, channel), payload, retain=retain)
+    async def say_to_all(self, channel: str, payload: bytes) -> None:
+        await self.broker.publish(everyone(SITE, channel), payload)
 
     async def listen(self) -> None:
         """Answer what the agent asks for, as long as `honest`."""

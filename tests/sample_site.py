@@ -87,10 +87,12 @@ class Site:
         )
         return await self._store(line, head, name, door, time, recorded or time, agent, announce)
 
-    async def add_raw(self, line: bytes, *, name: str = "rex.pressed") -> None:
-        """Store these bytes as they are."""
+    async def add_raw(self, line: bytes) -> None:
+        """Store these bytes as they are, as if an exit button had been pressed."""
         head = Head("f" * 16, len(self.heads) + 1, "0" * 64)
-        await self._store(line, head, name, "front", MOMENT, MOMENT, f"raw-{head.sequence}", True)
+        await self._store(
+            line, head, "rex.pressed", "front", MOMENT, MOMENT, f"raw-{head.sequence}", True
+        )
 
     async def _store(
         self,
@@ -150,13 +152,11 @@ class Site:
                 )
             )
 
-    def client(
-        self, *, base_url: str = "http://127.0.0.1", token: str | None = LOCAL_TOKEN
-    ) -> httpx.AsyncClient:
+    def client(self, *, token: str | None = LOCAL_TOKEN) -> httpx.AsyncClient:
         """Speaks to the API in this process, by default as who may do all."""
         transport = httpx.ASGITransport(build_api(self.state), raise_app_exceptions=False)
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        return httpx.AsyncClient(transport=transport, base_url=base_url, headers=headers)
+        return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers)
 
 
 @asynccontextmanager

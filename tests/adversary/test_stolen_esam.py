@@ -47,8 +47,8 @@ class Stolen:
         self.esam.power_on()
         self.esam.answers.clear()  # what was said in the making was said to others
 
-    def write_header(self, purpose: Purpose, slot: Slot = Slot.B) -> bytes:
-        return bytes((layout.CLA_COS_SECURE, layout.WRITE_KEY, 1, slot.key(purpose)))
+    def write_header(self, purpose: Purpose) -> bytes:
+        return bytes((layout.CLA_COS_SECURE, layout.WRITE_KEY, 1, Slot.B.key(purpose)))
 
     def protect_key(
         self, purpose: Purpose, version: int, card: bytes, challenge: bytes, *, under: int

@@ -58,7 +58,6 @@ class Wire:
         self.unheard: set[str] = set()
         """Whose messages vanish though they are connected."""
         self.clients: dict[str, Client] = {}
-        self.last_carried = 0.0
         self._seed = seed
         self._tally = tally
         self._dice: dict[str, Random] = {}
@@ -101,7 +100,6 @@ class Wire:
 
     def carry(self, sender: str, topic: str, payload: bytes, retain: bool) -> None:
         dice, weather = self.dice(sender), self.weather
-        self.last_carried = asyncio.get_running_loop().time()
         self._tally["messages"] += 1
         self._seen.append((topic, payload, retain))
         if sender in self.unheard or self._rolled("lost", weather.lose, dice):

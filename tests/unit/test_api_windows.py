@@ -58,9 +58,9 @@ async def api(site):
         yield client
 
 
-async def opened(site, api, body=BIND, *, path=WINDOWS, **answer):
+async def opened(site, api, body=BIND, **answer):
     """The window that an order opens, with the command that its door took."""
-    asking = asyncio.create_task(api.post(path, json=body))
+    asking = asyncio.create_task(api.post(WINDOWS, json=body))
     sent = len(site.orders.broker.messages)
     _, payload, _ = (await site.orders.broker.until(sent + 1))[-1]
     command = parse_statement(

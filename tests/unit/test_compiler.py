@@ -34,9 +34,9 @@ def model(**changes):
     return AgentModel(**values | changes)
 
 
-def compiled(described, *, version=1, issued=NOW, today=TODAY):
+def compiled(described, *, version=1, issued=NOW):
     return compile_policy(
-        described, Tree(), site="demo", today=today, version=version, issued=issued
+        described, Tree(), site="demo", today=TODAY, version=version, issued=issued
     )
 
 

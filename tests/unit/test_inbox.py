@@ -114,11 +114,11 @@ def report(counter=1, agent=FRONT, signer=None, **changes):
     return sign_statement(Report(**values | changes), KEYS[signer or agent])
 
 
-def pull(counter=1, agent=FRONT):
+def pull(counter=1):
     statement = Pull(
         site=SITE, audience="server", issued=NOON, counter=counter, session=SESSION, policy=True
     )
-    return sign_statement(statement, KEYS[agent])
+    return sign_statement(statement, KEYS[FRONT])
 
 
 def topic(agent=FRONT, channel=REPORT, site=SITE):

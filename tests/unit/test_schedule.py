@@ -17,8 +17,8 @@ def every_day(start: str, end: str) -> Schedule:
     return Schedule(windows=(Window(start=start, end=end, days=WEEKDAYS),))
 
 
-def local(*fields: int, fold: int = 0) -> datetime:
-    return datetime(*fields, tzinfo=BERLIN, fold=fold)
+def local(*fields: int) -> datetime:
+    return datetime(*fields, tzinfo=BERLIN)
 
 
 def test_windows_are_half_open_and_there_may_be_several_a_day():
