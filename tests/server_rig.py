@@ -10,21 +10,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import aiomqtt
-from sqlalchemy.ext.asyncio import AsyncEngine
+import httpx
 
 from schemas.acknowledgement import Acknowledgement
 from schemas.statement import open_statement
-from schemas.suites import Suite, SuiteName
+from schemas.suites import SuiteName
 from schemas.topics import ACKNOWLEDGEMENT, down
 from server.app import Serving, serve
+from server.cli.remote import Running
 from server.config import BUILTIN, ServerConfig
 from server.site import Site, create_site
-from server.store.agents import insert_agent
+from server.store.agents import add_agent
 from server.store.database import open_database
 from server.store.events import StoredEvent, read_after
 from tests.agent_pen import SITE, Pen
 
-LIMIT_S = 30
+LIMIT_S = 60
 
 
 async def make_site(path: Path, *pens: Pen, suite_name: SuiteName = "intl") -> Site:
@@ -42,17 +43,18 @@ async def register(site: Site, pen: Pen) -> None:
     await engine.dispose()
 
 
-async def add_agent(engine: AsyncEngine, agent: str, suite: Suite, point: bytes, us: int) -> None:
-    async with engine.begin() as connection:
-        await insert_agent(connection, agent, suite, point, us)
-
-
 @asynccontextmanager
-async def running(site: Site, broker: str = BUILTIN) -> AsyncIterator[Serving]:
+async def running(
+    site: Site, broker: str = BUILTIN, *, broker_port: int = 0
+) -> AsyncIterator[Serving]:
     """The whole server; its own broker asks for no certificates, so that pens need none."""
     stop, ready = asyncio.Event(), asyncio.Future[Serving]()
     config = ServerConfig(
-        port=0, broker=broker, broker_port=0, enrol_port=0, insecure_loopback=broker == BUILTIN
+        port=0,
+        broker=broker,
+        broker_port=broker_port,
+        enrol_port=0,
+        insecure_loopback=broker == BUILTIN,
     )
     async with asyncio.TaskGroup() as group:
         task = group.create_task(serve(site, config, {}, stop=stop, ready=ready.set_result))
@@ -61,6 +63,16 @@ async def running(site: Site, broker: str = BUILTIN) -> AsyncIterator[Serving]:
             yield await ready
         finally:
             stop.set()
+
+
+@asynccontextmanager
+async def administering(site: Site) -> AsyncIterator[httpx.AsyncClient]:
+    """The API of the site's server, which runs, for who may do all."""
+    local = Running.model_validate_json((site.path / "run.json").read_bytes())
+    async with httpx.AsyncClient(
+        base_url=local.url, headers={"Authorization": f"Bearer {local.token}"}, timeout=LIMIT_S
+    ) as api:
+        yield api
 
 
 def word_of(message: aiomqtt.Message, pen: Pen, site: Site) -> Acknowledgement:

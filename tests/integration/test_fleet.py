@@ -20,11 +20,11 @@ from schemas.envelope import Signer
 from schemas.events import event_name
 from schemas.names import SERVER
 from schemas.suites import SuiteName
-from server.cli.remote import Running
 from server.site import Site, create_site
+from server.store.agents import add_agent
 from server.store.database import open_database
 from tests.broker import Mosquitto
-from tests.server_rig import add_agent, running, stored
+from tests.server_rig import administering, running, stored
 
 DOORS = 20
 LIMIT_S = 90
@@ -115,7 +115,6 @@ async def fleet(path: Path, broker: Mosquitto, name: SuiteName = "intl") -> Asyn
     """All doors are there, and have their policies."""
     site, identities = await _made(path / "site", name)
     async with running(site, f"mqtt://{broker.host}:{broker.port}"):
-        local = Running.model_validate_json((site.path / "run.json").read_bytes())
         crowd = Crowd(
             identities,
             site.root,
@@ -124,11 +123,7 @@ async def fleet(path: Path, broker: Mosquitto, name: SuiteName = "intl") -> Asyn
             random=Random(1),
             spread_s=0.2,
         )
-        async with httpx.AsyncClient(
-            base_url=local.url,
-            headers={"Authorization": f"Bearer {local.token}"},
-            timeout=LIMIT_S,
-        ) as api:
+        async with administering(site) as api:
             there = Fleet(site, api, crowd)
             await there.post("/api/v1/site-document", _document())
             task = asyncio.create_task(crowd.run())

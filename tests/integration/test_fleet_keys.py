@@ -6,16 +6,15 @@ import asyncio
 import secrets
 from random import Random
 
-import httpx
 import pytest
 
 from edge_agent.fleet.chip import Chip
 from edge_agent.fleet.crowd import Crowd, Identity
 from schemas.envelope import Signer
-from server.cli.remote import Running
 from server.keys.esams import NewEsam
+from server.store.agents import add_agent
 from tests.key_rig import DOMAIN, key_desk
-from tests.server_rig import add_agent, running
+from tests.server_rig import administering, running
 
 LOCKS, LIMIT_S = 6, 60
 CARD = "01" * 8
@@ -56,7 +55,6 @@ async def test_locks_that_crash_get_their_keys_are_rotated_and_shut_nobody_out(l
     desk, identities = locks
     broker = f"mqtt://{mosquitto.host}:{mosquitto.port}"
     async with running(desk.site, broker):
-        local = Running.model_validate_json((desk.site.path / "run.json").read_bytes())
         crowd = Crowd(
             identities,
             desk.site.root,
@@ -67,8 +65,7 @@ async def test_locks_that_crash_get_their_keys_are_rotated_and_shut_nobody_out(l
             crashes=0.5,
         )
         chips = [identity.chip for identity in identities]
-        bearer = {"Authorization": f"Bearer {local.token}"}
-        async with httpx.AsyncClient(base_url=local.url, headers=bearer, timeout=LIMIT_S) as api:
+        async with administering(desk.site) as api:
 
             async def post(path, body):
                 answer = await api.post(path, json=body)
@@ -86,21 +83,21 @@ async def test_locks_that_crash_get_their_keys_are_rotated_and_shut_nobody_out(l
                 for n in range(1, LOCKS + 1)
             }
             await post("/api/v1/site-document", {"doors": doors})
-            task = asyncio.create_task(crowd.run())
+            tasks = [asyncio.create_task(crowd.run())]
             try:
                 await until(lambda: all(chip.held == {1} for chip in chips))
                 await until(lambda: all(m.trust.policy for m in crowd.members))
-                tapping = asyncio.create_task(crowd.hold_up({CARD: {1}}, 100.0))
+                tasks.append(asyncio.create_task(crowd.hold_up({CARD: {1}}, 100.0)))
                 rotation = await post("/api/v1/rotations", {"domain": DOMAIN})
                 path = f"/api/v1/rotations/{rotation['id']}"
                 await post(f"{path}/start", {})
                 await until_it(lambda state: state["locks"]["new"] == {"active": LOCKS})
                 await post(f"{path}/retire", {})
                 await until_it(lambda state: state["state"] == "completed")
-                tapping.cancel()
             finally:
-                task.cancel()
-                await asyncio.gather(task, tapping, return_exceptions=True)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
     assert all((chip.held, chip.floor) == ({2}, 2) for chip in chips)
     assert sum(member.keys.crashed for member in crowd.members)
     assert crowd.taps

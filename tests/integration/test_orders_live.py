@@ -19,12 +19,11 @@ from edge_agent.demo.processes import free_port
 from edge_agent.fleet.crowd import Crowd, Identity
 from edge_agent.fleet.member import Member
 from schemas.envelope import Signer
-from server.app import Serving, serve
-from server.cli.remote import Running
-from server.config import ServerConfig
+from server.app import Serving
 from server.site import Site, create_site
+from server.store.agents import add_agent
 from server.store.database import open_database
-from tests.server_rig import add_agent
+from tests.server_rig import administering, running
 
 LIMIT_S = 60
 CARD = "01" * 8
@@ -95,25 +94,6 @@ async def make(path: Path, *agents: str) -> tuple[Site, list[Identity]]:
     return site, identities
 
 
-@asynccontextmanager
-async def serving(site: Site, port: int = 0) -> AsyncIterator[tuple[Serving, httpx.AsyncClient]]:
-    stop, ready = asyncio.Event(), asyncio.Future[Serving]()
-    config = ServerConfig(port=0, broker_port=port, enrol_port=0, insecure_loopback=True)
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(serve(site, config, {}, stop=stop, ready=ready.set_result))
-        await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
-        try:
-            where = await ready
-            running = Running.model_validate_json((site.path / "run.json").read_bytes())
-            headers = {"Authorization": f"Bearer {running.token}"}
-            async with httpx.AsyncClient(
-                base_url=running.url, headers=headers, timeout=LIMIT_S
-            ) as api:
-                yield where, api
-        finally:
-            stop.set()
-
-
 def crowd_of(site: Site, identities: list[Identity], where: Serving) -> Crowd:
     port = int(where.broker.rpartition(":")[2])
     return Crowd(identities, site.root, host="127.0.0.1", port=port, random=Random(1), spread_s=0.1)
@@ -142,7 +122,7 @@ async def connected(crowd: Crowd) -> AsyncIterator[None]:
 async def building(path: Path, *agents: str) -> AsyncIterator[Building]:
     """Everything runs, and the server hears each agent."""
     site, identities = await make(path / "site", *agents)
-    async with serving(site) as (where, api):
+    async with running(site) as where, administering(site) as api:
         crowd = crowd_of(site, identities, where)
         made = Building(site, api, crowd)
         await describe(api, identities)
@@ -220,7 +200,7 @@ async def revoke(site: Building, subject: str = CARD) -> int:
 
 async def test_an_agent_that_was_away_learns_of_everything_when_it_is_back(tmp_path):
     site, (front, back) = await make(tmp_path / "site", "front-agent", "back-agent")
-    async with serving(site) as (where, api):
+    async with running(site) as where, administering(site) as api:
         here, away = crowd_of(site, [front], where), crowd_of(site, [back], where)
         made = Building(site, api, here)
         await describe(api, [front, back])
@@ -249,7 +229,11 @@ async def test_nothing_goes_back_over_a_restart_of_server_and_broker(tmp_path):
         identities, site.root, host="127.0.0.1", port=port, random=Random(1), spread_s=0.1
     )
     (member,) = crowd.members
-    async with serving(site, port) as (_, api), connected(crowd):
+    async with (
+        running(site, broker_port=port),
+        administering(site) as api,
+        connected(crowd),
+    ):
         made = Building(site, api, crowd)
         await describe(api, identities)
         await made.until_online()
@@ -260,7 +244,11 @@ async def test_nothing_goes_back_over_a_restart_of_server_and_broker(tmp_path):
         await made.until(member._is_locked_down)
         assert member.trust.heartbeat is not None
         before = member.trust.heartbeat.counter
-    async with serving(site, port) as (_, api), connected(crowd):
+    async with (
+        running(site, broker_port=port),
+        administering(site) as api,
+        connected(crowd),
+    ):
         made.api = api
         await made.until_online()
         assert await revoke(made, "02" * 8) == 2
