@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pytest
+
 from edge_agent.card.application import UnlockQuestion
 from edge_agent.card.binding import bind
 from edge_agent.card.session import listed, perform
@@ -31,7 +33,9 @@ from edge_agent.transport_keys import TransportKeys
 from edge_agent.trust_store import TrustStore
 from edge_agent.virtual.card_os import VirtualCard
 from schemas.envelope import Signer
+from schemas.events import EventLine, event_name
 from schemas.policy import DoorSettings
+from schemas.revocation import RevocationReason
 from schemas.suites import INTL
 from tests.site_keys import SiteKeys
 from tests.site_voice import ALL_WEEK, SiteVoice
@@ -39,7 +43,17 @@ from tests.site_voice import ALL_WEEK, SiteVoice
 SITE, AGENT, DOOR = "demo", "front-agent", "front"
 SERIAL = bytes.fromhex("00112233445566aa")
 TRANSPORT_KEY = bytes(16)
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0
+REVOCATIONS = [
+    pytest.param((SERIAL.hex(), "card", RevocationReason.STOLEN), "card_stolen", id="card"),
+    pytest.param(("ada", "person", RevocationReason.LEFT), "card_revoked", id="person"),
+    pytest.param(
+        (f"{DOOR}/1", "key-version", RevocationReason.COMPROMISED),
+        "key_version_retired",
+        id="key version",
+    ),
+]
+"""What is revoked, and why the door denies the rig's card then."""
 
 
 class DoorRig:
@@ -192,6 +206,17 @@ class DoorRig:
         self.readers[direction].present(answer)
         async with asyncio.timeout(PATIENCE_S):
             return await self.shown.get()
+
+    async def events(self, *names: str) -> list[tuple[str, dict[str, Any]]]:
+        """Name and data of those of these names that are durable, in order."""
+        lines = await self.outbox.lines_after(0, 4096, 1 << 23)
+        found = [EventLine.model_validate_json(each.line) for each in lines]
+        named = [(event_name(each.type), each.data) for each in found]
+        return [(name, data) for name, data in named if name in names]
+
+    async def last_access(self) -> dict[str, Any]:
+        """What was decided last."""
+        return (await self.events("access.granted", "access.denied"))[-1][1]
 
     async def until_strike(self, *, released: bool) -> None:
         await self.until(lambda: self.io.released is released)

@@ -19,7 +19,6 @@ from edge_agent.secure_element.esam_slots import VirtualSlot
 from edge_agent.virtual.card_os import VirtualCard
 from schemas.command import Action, Command
 from schemas.envelope import unverified_payload
-from schemas.events import EventLine, event_name
 from schemas.report import Pull, Report
 from schemas.statement import parse_statement, payload_type
 from schemas.suites import SuiteName
@@ -155,10 +154,7 @@ class WindowRig:
         return self.rig.recorder.judge_time()[0]
 
     async def events(self, *names: str) -> list[tuple[str, dict[str, Any]]]:
-        lines = await self.rig.outbox.lines_after(0, 4096, 1 << 23)
-        found = [EventLine.model_validate_json(each.line) for each in lines]
-        named = [(event_name(each.type), each.data) for each in found]
-        return [(name, data) for name, data in named if name in names]
+        return await self.rig.events(*names)
 
     async def cards(self) -> list[tuple[str, str | None]]:
         """What became of cards: name, or outcome of what was not bound, and the card."""

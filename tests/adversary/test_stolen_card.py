@@ -14,13 +14,11 @@ from edge_agent.card.layout import Info, Slot, application_id
 from edge_agent.readers.port import Feedback
 from edge_agent.virtual.card_memory import Image
 from edge_agent.virtual.card_os import VirtualCard
-from schemas.events import EventLine, event_name
 from schemas.reasons import Reason
-from schemas.revocation import RevocationReason
 from schemas.secure_messaging import session_key
 from tests.card_desk import SERIAL, Desk
 from tests.copy_desk import OTHER, Lock, chip, overlap, rekeyed
-from tests.door_rig import DOOR, door_rig
+from tests.door_rig import DOOR, REVOCATIONS, door_rig
 
 CARD = SERIAL.hex()
 GRANTED, DENIED = Feedback.GRANTED, Feedback.DENIED
@@ -125,22 +123,7 @@ async def cloned(rig) -> tuple[VirtualCard, VirtualCard]:
     return card, clone
 
 
-async def last(rig) -> str | None:
-    lines = await rig.outbox.lines_after(0, 256, 1 << 20)
-    events = [EventLine.model_validate_json(each.line) for each in lines]
-    decisions = [e for e in events if event_name(e.type) in ("access.granted", "access.denied")]
-    return decisions[-1].data.get("reason")
-
-
-@pytest.mark.parametrize(
-    ("entry", "reason"),
-    [
-        ((CARD, "card", RevocationReason.STOLEN), "card_stolen"),
-        (("ada", "person", RevocationReason.LEFT), "card_revoked"),
-        ((f"{DOOR}/1", "key-version", RevocationReason.COMPROMISED), "key_version_retired"),
-    ],
-    ids=["card", "person", "key version"],
-)
+@pytest.mark.parametrize(("entry", "reason"), REVOCATIONS)
 async def test_a_complete_clone_is_denied_everywhere_once_it_is_revoked(tmp_path, entry, reason):
     """Card and clone, in and out, and whatever policy or key version comes after."""
     (tmp_path / "one").mkdir()
@@ -154,7 +137,7 @@ async def test_a_complete_clone_is_denied_everywhere_once_it_is_revoked(tmp_path
         for each in held:
             for direction in ("in", "out"):
                 assert await rig.tap(each, direction) is DENIED
-                assert await last(rig) == reason
+                assert (await rig.last_access())["reason"] == reason
         await rig.put_policy()  # a policy that still has the card does not bring it back
         assert await rig.tap(held[1]) is DENIED
         rig.elements.get(DOOR, "intl").draw(2, rig.random)
@@ -172,4 +155,4 @@ async def test_a_clone_whose_holder_is_taken_out_of_the_policy_is_nobody(tmp_pat
         assert await rig.tap(clone) is GRANTED
         await rig.put_policy(cards=[])
         assert await rig.tap(clone) is DENIED
-        assert await last(rig) == "unknown_card"
+        assert (await rig.last_access())["reason"] == "unknown_card"

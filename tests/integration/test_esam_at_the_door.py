@@ -15,7 +15,6 @@ from edge_agent.secure_element.esam_chip import Esam, EsamUnavailable
 from edge_agent.secure_element.esam_slots import VirtualSlot
 from edge_agent.virtual.esam_os import VirtualEsam
 from schemas.esam_issued import IssuedEsam
-from schemas.events import EventLine, event_name
 from tests.agent_rig import DOOR as AGENTS_DOOR
 from tests.agent_rig import Rig, standing
 from tests.card_desk import repeatable
@@ -51,9 +50,7 @@ class Fitted:
         self.file.with_suffix(".out").rename(self.file)
 
     async def events(self, *names: str) -> list[dict]:
-        lines = await self.rig.outbox.lines_after(0, 256, 1 << 20)
-        events = [EventLine.model_validate_json(each.line) for each in lines]
-        return [event.data for event in events if event_name(event.type) in names]
+        return [data for _, data in await self.rig.events(*names)]
 
     async def until_told(self, name: str) -> dict:
         async with asyncio.timeout(PATIENCE_S):

@@ -8,11 +8,10 @@ from edge_agent.card.application import UnlockQuestion, unlock
 from edge_agent.card.rekeying import rekey
 from edge_agent.card.session import perform
 from edge_agent.readers.port import Feedback
-from schemas.events import EventLine, event_name
 from schemas.lockdown import Lockdown
 from schemas.revocation import RevocationReason
 from tests.card_desk import Channel
-from tests.door_rig import DOOR, SERIAL, DoorRig, door_rig
+from tests.door_rig import DOOR, REVOCATIONS, SERIAL, door_rig
 
 CARD = SERIAL.hex()
 GRANTED, DENIED = Feedback.GRANTED, Feedback.DENIED
@@ -24,13 +23,6 @@ async def rig(tmp_path):
         await rig.put_policy()
         await rig.start()
         yield rig
-
-
-async def last_access(rig: DoorRig) -> dict:
-    lines = await rig.outbox.lines_after(0, 256, 1 << 20)
-    events = [EventLine.model_validate_json(each.line) for each in lines]
-    decisions = ("access.granted", "access.denied")
-    return [event.data for event in events if event_name(event.type) in decisions][-1]
 
 
 async def revoke(rig, *entry):
@@ -50,29 +42,21 @@ async def shut(rig, **changes):
 
 async def test_a_grant_says_by_what_the_door_went(rig):
     assert await rig.tap(await rig.card()) is GRANTED
-    data = await last_access(rig)
+    data = await rig.last_access()
     assert data["policy_version"] == 1
     assert data["freshness"] == "fresh"
     assert data["revocation_seq"] == 0
     assert 0 <= data["policy_age_s"] < 90
 
 
-@pytest.mark.parametrize(
-    ("entry", "reason"),
-    [
-        ((CARD, "card", RevocationReason.STOLEN), "card_stolen"),
-        (("ada", "person", RevocationReason.LEFT), "card_revoked"),
-        ((f"{DOOR}/1", "key-version", RevocationReason.COMPROMISED), "key_version_retired"),
-    ],
-    ids=["card", "person", "key version"],
-)
+@pytest.mark.parametrize(("entry", "reason"), REVOCATIONS)
 async def test_the_tap_after_a_revocation_is_denied_on_both_sides(rig, entry, reason):
     card = await rig.card()
     assert await rig.tap(card) is GRANTED
     await revoke(rig, *entry)
     for direction in ("in", "out"):
         assert await rig.tap(card, direction) is DENIED
-        data = await last_access(rig)
+        data = await rig.last_access()
         assert (data["reason"], data["revocation_seq"]) == (reason, 1)
 
 
@@ -92,14 +76,14 @@ async def test_the_policy_answers_a_revocation_and_a_newer_one_counts_again(rig)
     assert await rig.tap(card) is GRANTED
     await revoke(rig, CARD, "card", RevocationReason.DAMAGED)
     assert await rig.tap(card) is DENIED
-    assert (await last_access(rig))["reason"] == "card_damaged"
+    assert (await rig.last_access())["reason"] == "card_damaged"
 
 
 async def test_a_lockdown_keeps_out_who_is_not_exempt_and_keeps_nobody_in(rig):
     card = await rig.card()
     await shut(rig)
     assert await rig.tap(card) is DENIED
-    assert (await last_access(rig))["reason"] == "lockdown"
+    assert (await rig.last_access())["reason"] == "lockdown"
     assert await rig.tap(card, "out") is GRANTED
     await shut(rig, exempt=("staff",))
     assert await rig.tap(card) is GRANTED
@@ -112,7 +96,7 @@ async def test_a_key_floor_shuts_out_older_keys_whatever_the_policy_accepts(rig)
     floors = {DOOR: 2}
     await rig.store.take_heartbeat(rig.voice.heartbeat(key_floors=floors), rig.clock.now())
     assert await rig.tap(card) is DENIED
-    assert (await last_access(rig))["reason"] == "key_version_retired"
+    assert (await rig.last_access())["reason"] == "key_version_retired"
 
 
 async def test_a_denied_version_shuts_out_no_card_that_has_another(rig):
@@ -128,24 +112,24 @@ async def test_a_denied_version_shuts_out_no_card_that_has_another(rig):
     old = await rig.card()
     await rig.put_policy(door={"key_version": 1, "accepted_key_versions": [2]})
     assert await rig.tap(card) is GRANTED
-    assert (await last_access(rig))["key_version"] == 1
+    assert (await rig.last_access())["key_version"] == 1
     await revoke(rig, f"{DOOR}/1", "key-version", RevocationReason.COMPROMISED)
     assert await rig.tap(card) is GRANTED
-    assert (await last_access(rig))["key_version"] == 2
+    assert (await rig.last_access())["key_version"] == 2
     assert await rig.tap(old) is DENIED
-    assert (await last_access(rig))["reason"] == "key_version_retired"
+    assert (await rig.last_access())["reason"] == "key_version_retired"
 
 
 async def test_out_of_touch_a_door_lets_in_its_offline_list_alone_and_lets_everyone_out(rig):
     card = await rig.card()
     await rig.put_policy(door={"grace_s": 0})
     assert await rig.tap(card) is DENIED
-    data = await last_access(rig)
+    data = await rig.last_access()
     assert (data["reason"], data["freshness"]) == ("policy_expired", "expired")
     assert await rig.tap(card, "out") is GRANTED
     await rig.put_policy(door={"grace_s": 0}, **policy_card(rig, offline=True))
     assert await rig.tap(card) is GRANTED
-    assert (await last_access(rig))["freshness"] == "expired"
+    assert (await rig.last_access())["freshness"] == "expired"
     await revoke(rig, CARD)
     assert await rig.tap(card) is DENIED
 
@@ -159,7 +143,7 @@ async def test_a_door_that_never_heard_the_server_lets_nobody_in(tmp_path):
         await rig.start()
         card = await rig.card()
         assert await rig.tap(card) is DENIED
-        data = await last_access(rig)
+        data = await rig.last_access()
         assert (data["reason"], data["freshness"]) == ("policy_expired", "none")
         assert data["policy_age_s"] is None
         assert await rig.tap(card, "out") is GRANTED
