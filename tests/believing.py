@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 from edge_agent.core.trusted_state import (
+    TrustedState,
     after_command,
     after_heartbeat,
     after_lockdowns,
@@ -13,10 +16,20 @@ from edge_agent.core.trusted_state import (
     with_policy,
 )
 from schemas.versions import Version
-from tests.centre import AGENT, NOW, SESSION
+from tests.centre import AGENT, NOW, SESSION, Centre
 
 LATER = NOW + timedelta(seconds=30)
 OTHER_HASH = "ab" * 32
+
+
+@pytest.fixture(params=["intl", "gm"])
+def centre(request):
+    return Centre(request.param)
+
+
+@pytest.fixture
+def state(centre):
+    return TrustedState.pinned(centre.keys.root)
 
 
 def heard(state, centre, at=NOW, **named):

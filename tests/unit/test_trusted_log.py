@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from edge_agent.core.trusted_state import (
-    TrustedState,
     after_revocation,
     after_snapshot,
     open_snapshot,
@@ -21,18 +20,10 @@ from schemas.errors import (
     Rollback,
 )
 from schemas.versions import MAX_LEAP, LogHead
-from tests.believing import OTHER_HASH, heard, revoked
+from tests.believing import OTHER_HASH, centre, heard, revoked, state
 from tests.centre import AGENT, NOW, Centre
 
-
-@pytest.fixture(params=["intl", "gm"])
-def centre(request):
-    return Centre(request.param)
-
-
-@pytest.fixture
-def state(centre):
-    return TrustedState.pinned(centre.keys.root)
+__all__ = ["centre", "state"]
 
 
 def test_entries_follow_and_what_is_known_already_is_passed_over(state, centre):

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from edge_agent.core.trusted_state import (
-    TrustedState,
     after_command,
     after_heartbeat,
     after_lockdowns,
@@ -23,18 +22,10 @@ from schemas.errors import (
     WrongAudience,
     WrongPurpose,
 )
-from tests.believing import LATER, heard, revoked, shut
+from tests.believing import LATER, centre, heard, revoked, shut, state
 from tests.centre import AGENT, NOW, SESSION, Centre, lockdown
 
-
-@pytest.fixture(params=["intl", "gm"])
-def centre(request):
-    return Centre(request.param)
-
-
-@pytest.fixture
-def state(centre):
-    return TrustedState.pinned(centre.keys.root)
+__all__ = ["centre", "state"]
 
 
 def messages(centre):

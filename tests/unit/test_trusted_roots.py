@@ -8,7 +8,6 @@ import pytest
 
 from edge_agent.core.trusted_state import (
     Lacks,
-    TrustedState,
     after_command,
     after_heartbeat,
     after_lockdowns,
@@ -23,18 +22,21 @@ from schemas.errors import (
     UnknownKey,
 )
 from schemas.versions import MAX_LEAP, LogHead, Version
-from tests.believing import LATER, OTHER_HASH, commanded, heard, in_force, named_by, revoked, shut
-from tests.centre import AGENT, NOW, SESSION, Centre, lockdown
+from tests.believing import (
+    LATER,
+    OTHER_HASH,
+    centre,
+    commanded,
+    heard,
+    in_force,
+    named_by,
+    revoked,
+    shut,
+    state,
+)
+from tests.centre import AGENT, NOW, SESSION, lockdown
 
-
-@pytest.fixture(params=["intl", "gm"])
-def centre(request):
-    return Centre(request.param)
-
-
-@pytest.fixture
-def state(centre):
-    return TrustedState.pinned(centre.keys.root)
+__all__ = ["centre", "state"]
 
 
 def test_a_root_document_is_followed_by_the_next(state, centre):

@@ -7,7 +7,6 @@ from datetime import timedelta
 import pytest
 
 from edge_agent.core.trusted_state import (
-    TrustedState,
     after_heartbeat,
     after_policy,
     lacks,
@@ -24,18 +23,21 @@ from schemas.errors import (
 )
 from schemas.statement import CLOCK_TOLERANCE
 from schemas.versions import MAX_LEAP, LogHead, Version
-from tests.believing import LATER, OTHER_HASH, commanded, heard, in_force, named_by, revoked, shut
-from tests.centre import AGENT, NOW, Centre, lockdown, microseconds, payload
+from tests.believing import (
+    LATER,
+    OTHER_HASH,
+    centre,
+    commanded,
+    heard,
+    in_force,
+    named_by,
+    revoked,
+    shut,
+    state,
+)
+from tests.centre import AGENT, NOW, lockdown, microseconds, payload
 
-
-@pytest.fixture(params=["intl", "gm"])
-def centre(request):
-    return Centre(request.param)
-
-
-@pytest.fixture
-def state(centre):
-    return TrustedState.pinned(centre.keys.root)
+__all__ = ["centre", "state"]
 
 
 def test_a_heartbeat_is_believed_and_the_same_again_changes_nothing(state, centre):
