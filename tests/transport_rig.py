@@ -131,7 +131,7 @@ class TransportDesk:
     ) -> TransportKey:
         """What is answered, verified as an agent does."""
         requests.asked(agent, question.request)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             topic, payload, retain = await self.sent.get()
         assert (topic, retain) == (f"ostiary/demo/down/{agent}/transport", False)
         site = self.keys_desk.site

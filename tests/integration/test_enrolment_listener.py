@@ -22,7 +22,7 @@ async def rig(tmp_path, monkeypatch):
 
 def post(rig: House, body: bytes, path: str = "/enrol/v1/requests") -> tuple[int, bytes]:
     context = ssl.create_default_context(cadata="\n".join(rig.site.root.authorities))
-    connection = http.client.HTTPSConnection(LOOPBACK, rig.port, timeout=10, context=context)
+    connection = http.client.HTTPSConnection(LOOPBACK, rig.port, timeout=30, context=context)
     try:
         connection.request("POST", path, body)
         answer = connection.getresponse()
@@ -84,17 +84,18 @@ async def test_the_listener_speaks_tls_1_3_alone(rig):
 
 
 async def test_connections_that_ask_nothing_are_few_and_do_not_last(rig, monkeypatch):
-    monkeypatch.setattr("server.enrolment.listener.MOST_CONNECTIONS", 4)
-    monkeypatch.setattr("server.enrolment.listener.LIFE_S", 1.0)
     context = ssl.create_default_context(cadata="\n".join(rig.site.root.authorities))
-    silent = [await asyncio.open_connection(LOOPBACK, rig.port) for _ in range(3)]
-    silent += [await asyncio.open_connection(LOOPBACK, rig.port, ssl=context)]
-    reader, writer = await asyncio.open_connection(LOOPBACK, rig.port)
-    with contextlib.suppress(ConnectionError):
-        assert await reader.read() == b""  # turned away before it said anything
-    writer.close()
-    for reader, writer in silent:
+    monkeypatch.setattr("server.enrolment.listener.MOST_CONNECTIONS", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr("server.enrolment.listener.LIFE_S", 1.0)
+        silent = [await asyncio.open_connection(LOOPBACK, rig.port) for _ in range(3)]
+        silent += [await asyncio.open_connection(LOOPBACK, rig.port, ssl=context)]
+        reader, writer = await asyncio.open_connection(LOOPBACK, rig.port)
         with contextlib.suppress(ConnectionError):
-            assert await reader.read() == b""
+            assert await reader.read() == b""  # turned away before it said anything
         writer.close()
+        for reader, writer in silent:
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+            writer.close()
     assert (await posted(rig, b"{}"))[0] == 400
