@@ -9,18 +9,15 @@ from secrets import token_bytes
 import pytest
 from prometheus_client import CollectorRegistry
 
-from schemas.chain import GENESIS
 from schemas.envelope import Signer, TrustedKey
-from schemas.event_data import ClockStatus
-from schemas.report import Pull, Report
+from schemas.report import Pull
 from schemas.root import AGENT_PURPOSES
 from schemas.statement import sign_statement
 from schemas.suites import INTL
 from schemas.topics import PULL, REPORT, WILL, up
-from schemas.versions import LogHead
-from server.core.hearing import hear
 from server.distribution.inbox import BURST, MAX_WAITING, RATE_PER_S, Inbox
 from server.ingest.verify import AlarmKind
+from tests import reports
 from tests.model_rig import NOON, HandClock
 
 SITE, FRONT, BACK = "demo", "front-agent", "back-agent"
@@ -94,24 +91,8 @@ async def inbox(known=None, *, run=True):
 
 
 def report(counter=1, agent=FRONT, signer=None, **changes):
-    values = {
-        "site": SITE,
-        "audience": "server",
-        "issued": NOON,
-        "counter": counter,
-        "session": SESSION,
-        "root": 1,
-        "policy": None,
-        "revocation": LogHead(sequence=0, hash=GENESIS),
-        "lockdown": 0,
-        "command": 0,
-        "chain": SESSION,
-        "waiting": 0,
-        "doors": {},
-        "clock": ClockStatus(status="synced", offset_ms=0.0),
-        "version": "0",
-    }
-    return sign_statement(Report(**values | changes), KEYS[signer or agent])
+    values = {"issued": NOON, "session": SESSION} | changes
+    return sign_statement(reports.report(counter, **values), KEYS[signer or agent])
 
 
 def pull(counter=1):
@@ -224,23 +205,3 @@ async def test_names_that_no_agent_has_share_one_queue():
         taken = sum(box.offer(topic(f"n{n}"), b"junk") for n in range(4000))
         assert taken < 1000
         assert box.offer(topic(), report())
-
-
-async def test_a_message_that_our_own_fault_lets_fail_stops_nobody_else(monkeypatch):
-    failing = report(7)
-
-    def checked(topic, payload, *more):
-        if payload == failing:
-            raise TypeError("a fault of ours")
-        return hear(topic, payload, *more)
-
-    monkeypatch.setattr("server.distribution.inbox.hear", checked)
-    async with inbox() as box:
-        monkeypatch.setattr(box.ears, "pulled", None)  # to take a pull fails too
-        box.offer(up(SITE, FRONT, REPORT), failing)
-        refusal = await box.ears.all.get()
-        assert (refusal.kind, refusal.agent) == (AlarmKind.MALFORMED, None)
-        assert "TypeError" in refusal.detail
-        box.offer(up(SITE, FRONT, PULL), pull())
-        box.offer(up(SITE, BACK, REPORT), report(8, BACK))
-        assert await box.ears.all.get() == (BACK, 8)

@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 
-from schemas.event_data import ClockStatus
-from schemas.report import OFFLINE_AFTER_S, Report
-from schemas.versions import LogHead
+from schemas.report import OFFLINE_AFTER_S
 from server.core.presence import HINTED_AFTER_S, Change, Watch
+from tests.reports import report
 
 AGENT = "front-agent"
-
-
-def report(counter: int = 1, *, leaving: bool = False) -> Report:
-    return Report(
-        site="demo",
-        audience="server",
-        issued=datetime(2026, 1, 1, tzinfo=UTC),
-        counter=counter,
-        session="00" * 8,
-        root=1,
-        policy=None,
-        revocation=LogHead(),
-        lockdown=0,
-        command=0,
-        chain="aa" * 8,
-        waiting=0,
-        doors={},
-        clock=ClockStatus(status="synced"),
-        version="1",
-        leaving=leaving,
-    )
 
 
 @pytest.fixture
