@@ -11,16 +11,17 @@ from pathlib import Path
 
 import aiomqtt
 import httpx
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.acknowledgement import Acknowledgement
 from schemas.statement import open_statement
-from schemas.suites import SuiteName
+from schemas.suites import Suite, SuiteName
 from schemas.topics import ACKNOWLEDGEMENT, down
 from server.app import Serving, serve
 from server.cli.remote import Running
 from server.config import BUILTIN, ServerConfig
 from server.site import Site, create_site
-from server.store.agents import add_agent
+from server.store.agents import insert_agent
 from server.store.database import open_database
 from server.store.events import StoredEvent, read_after
 from tests.agent_pen import SITE, Pen
@@ -41,6 +42,11 @@ async def register(site: Site, pen: Pen) -> None:
     engine = await open_database(site.database)
     await add_agent(engine, pen.agent, pen.suite, pen.signer.key.public.point, 1)
     await engine.dispose()
+
+
+async def add_agent(engine: AsyncEngine, agent: str, suite: Suite, point: bytes, us: int) -> None:
+    async with engine.begin() as connection:
+        await insert_agent(connection, agent, suite, point, us)
 
 
 @asynccontextmanager

@@ -21,10 +21,9 @@ from schemas.events import event_name
 from schemas.names import SERVER
 from schemas.suites import SuiteName
 from server.site import Site, create_site
-from server.store.agents import add_agent
 from server.store.database import open_database
 from tests.broker import Mosquitto
-from tests.server_rig import administering, running, stored
+from tests.server_rig import add_agent, administering, running, stored
 
 DOORS = 20
 LIMIT_S = 90

@@ -12,9 +12,8 @@ from edge_agent.fleet.chip import Chip
 from edge_agent.fleet.crowd import Crowd, Identity
 from schemas.envelope import Signer
 from server.keys.esams import NewEsam
-from server.store.agents import add_agent
 from tests.key_rig import DOMAIN, key_desk
-from tests.server_rig import administering, running
+from tests.server_rig import add_agent, administering, running
 
 LOCKS, LIMIT_S = 6, 60
 CARD = "01" * 8

@@ -21,9 +21,8 @@ from edge_agent.fleet.member import Member
 from schemas.envelope import Signer
 from server.app import Serving
 from server.site import Site, create_site
-from server.store.agents import add_agent
 from server.store.database import open_database
-from tests.server_rig import administering, running
+from tests.server_rig import add_agent, administering, running
 
 LIMIT_S = 60
 CARD = "01" * 8

@@ -15,6 +15,7 @@ from schemas.root import AGENT_PURPOSES
 from schemas.statement import sign_statement
 from schemas.suites import INTL
 from schemas.topics import PULL, REPORT, WILL, up
+from server.core.hearing import hear
 from server.distribution.inbox import BURST, MAX_WAITING, RATE_PER_S, Inbox
 from server.ingest.verify import AlarmKind
 from tests import reports
@@ -205,3 +206,23 @@ async def test_names_that_no_agent_has_share_one_queue():
         taken = sum(box.offer(topic(f"n{n}"), b"junk") for n in range(4000))
         assert taken < 1000
         assert box.offer(topic(), report())
+
+
+async def test_a_message_that_our_own_fault_lets_fail_stops_nobody_else(monkeypatch):
+    failing = report(7)
+
+    def checked(topic, payload, *more):
+        if payload == failing:
+            raise TypeError("a fault of ours")
+        return hear(topic, payload, *more)
+
+    monkeypatch.setattr("server.distribution.inbox.hear", checked)
+    async with inbox() as box:
+        monkeypatch.setattr(box.ears, "pulled", None)  # to take a pull fails too
+        box.offer(up(SITE, FRONT, REPORT), failing)
+        refusal = await box.ears.all.get()
+        assert (refusal.kind, refusal.agent) == (AlarmKind.MALFORMED, None)
+        assert "TypeError" in refusal.detail
+        box.offer(up(SITE, FRONT, PULL), pull())
+        box.offer(up(SITE, BACK, REPORT), report(8, BACK))
+        assert await box.ears.all.get() == (BACK, 8)
