@@ -19,6 +19,7 @@ from server.distribution.transport_requests import BURST, MOST_CARDS
 from server.ingest.verify import AlarmKind
 from server.model.revisions import next_revision
 from server.store.distribution_tables import revocations
+from server.store.rotations import Versions, put_versions
 from server.store.windows import tell_window
 from tests.esam_desk import EsamDesk
 from tests.key_rig import AGENT
@@ -316,6 +317,8 @@ async def test_an_esam_that_was_withdrawn_is_lent_nothing(desk, esam):
 
 async def test_a_version_below_the_floor_is_lent_nothing(desk, esam):
     await desk.keys_desk.authority.new_version(DOMAIN, "test")
+    async with desk.engine.begin() as connection:
+        await put_versions(connection, DOMAIN, Versions(preferred=2))
     await desk.keys_desk.authority.raise_floor(DOMAIN, 2, "test")
     await refused(desk, TransportRefusal.ESAM_REFUSED, loan=loan(esam), alarm=True)
 
