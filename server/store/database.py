@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 BUSY_TIMEOUT_MS = 10_000
 DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, OSError)
 """What a statement raises when the database is in trouble."""
+_rolling_back: set[asyncio.Task[None]] = set()
 
 
 class DatabaseUnavailable(Exception):
@@ -38,6 +40,7 @@ async def open_database(target: Path | str) -> AsyncEngine:
         raise DatabaseUnavailable(f"the setting `database` can't be used: {error}") from error
     if make_url(url).get_backend_name() == "sqlite":
         event.listen(engine.sync_engine, "connect", _sqlite_pragmas)
+        event.listen(engine.sync_engine, "invalidate", _roll_back)
     try:
         async with engine.connect() as connection:
             await connection.run_sync(_migrate)
@@ -96,6 +99,28 @@ def _sqlite_pragmas(connection: Any, _record: object) -> None:
         cursor.execute("PRAGMA foreign_keys=ON")
     finally:
         cursor.close()
+
+
+def _roll_back(connection: Any, _record: object, _why: BaseException | None) -> None:
+    """End the transaction of a connection that is given up, as when its task is cancelled.
+
+    To close it would not: where a cursor has rows left, SQLite keeps the connection, and with it
+    the lock, until that cursor is no more, which an exception's traceback may hold for long. The
+    driver does one thing after the other, so this comes before the closing.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return  # the garbage collector found it: no cursor is left
+    task = loop.create_task(connection.driver_connection.rollback())
+    _rolling_back.add(task)
+    task.add_done_callback(_rolled_back)
+
+
+def _rolled_back(task: asyncio.Task[None]) -> None:
+    _rolling_back.discard(task)
+    if not task.cancelled():
+        task.exception()  # it was closed before: there is nothing to roll back
 
 
 def _migrate(connection: Connection) -> None:
