@@ -13,6 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.chain import EVENTS_TYPE
@@ -31,22 +32,30 @@ from server.store.agents import AgentsChanged, event_ring, list_agents, list_ret
 from server.store.audit import BadPlace, ChainAudit, count_events, list_chains, read_chain
 from server.store.events import (
     StoredEvent,
-    last_position,
+    position_before,
     proof_of,
     read_after,
     read_signed,
     store_id,
 )
+from server.store.model_tables import doors
 
 app = typer.Typer(help="Watch, verify, export and prove events.", no_args_is_help=True)
 _POLL_S = 0.25
 _PAGE = 500
-_TOLD = (
-    *("reason", "person", "card", "direction", "mode", "cause", "kind", "id", "subject", "scope"),
-    *("name", "action", "policy_version", "sequence", "counter", "version", "doors", "count"),
-    *("agent", "by", "why", "detail"),
+_FIRST = (
+    *("reason", "outcome", "person", "card", "direction", "mode", "cause", "kind", "id", "subject"),
+    *("scope", "name", "action", "domain", "from_version", "to_version", "key_version"),
+    *("policy_version", "sequence", "counter", "version", "floor", "state", "doors", "count"),
+    *("agent", "by", "why"),
 )
-"""What a line of `tail` says of the data, in this order; `--json` says all."""
+"""What a line of `tail` says first of the data, in this order."""
+_UNTOLD = {
+    *("clock", "latency_ms", "response_ms", "operator_to_strike_ms", "policy_age_s"),
+    *("hash", "keyid", "check_values", "grant", "command", "decided_by", "method"),
+    *("revocation_seq", "freshness", "detail"),
+}
+"""What it does not say, but for `detail`, which ends it; `--json` says all."""
 
 Since = Annotated[str | None, typer.Option(help="A cursor: only what came after it.")]
 
@@ -56,7 +65,7 @@ def tail(
     *,
     site_dir: SiteDir = DEFAULT_SITE_DIR,
     since: Since = None,
-    last: Annotated[int, typer.Option("--last", "-n", min=0, help="Begin this many back.")] = 10,
+    last: Annotated[int, typer.Option("--last", "-n", min=0, help="Begin so many back.")] = 10,
     types: Annotated[
         list[str] | None, typer.Option("--type", help="Such as access.denied; may be repeated.")
     ] = None,
@@ -72,9 +81,12 @@ def tail(
     async def work() -> None:
         async with opened(site, config) as engine:
             name = await store_id(engine)
-            position = await _position(engine, since)
+            if door is not None and not await _door_known(engine, door):
+                fail(f"there is no door {door}, and no event of one; names are case-sensitive")
             if since is None:
-                position = max(0, await last_position(engine) - last)
+                position = await position_before(engine, last, types=wanted, subject=subject)
+            else:
+                position = await _position(engine, since)
             while True:
                 page = await read_after(engine, position, _PAGE, types=wanted, subject=subject)
                 for event in page:
@@ -84,7 +96,7 @@ def tail(
                     continue
                 if not follow:
                     if not position:
-                        err.print("No events yet.")
+                        err.print("No such events yet." if wanted or door else "No events yet.")
                     return
                 await asyncio.sleep(_POLL_S)  # another process writes: there is nothing to await
 
@@ -106,15 +118,28 @@ def _in_words(event: StoredEvent) -> str:
     data: dict[str, Any] = json.loads(event.line)["data"]
     data = {key: value for key, value in data.items() if not event.subject.endswith(f"/{value}")}
     if event_name(event.type).startswith("access."):
-        data.pop("policy_version", None)  # which is the same for hours
-    details = " ".join(f"{key}={_text(data[key])}" for key in _TOLD if data.get(key) is not None)
+        for known in ("policy_version", "domain"):  # which are the same for hours
+            data.pop(known, None)
+    told = [*_FIRST, *sorted(data.keys() - _UNTOLD - set(_FIRST)), "detail"]
+    details = " ".join(
+        f"{key}={_text(data[key])}" for key in told if data.get(key) not in (None, "")
+    )
     when = from_microseconds(event.time_us).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
     line = f"{when}  {event_name(event.type):<24}{event.subject:<24}{details}"
     return printable(line)
 
 
 def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | dict) else str(value)
+    return ",".join(map(str, value)) or "none" if isinstance(value, list | dict) else str(value)
+
+
+async def _door_known(engine: AsyncEngine, door: str) -> bool:
+    """Whether the model has it, or some event is about it: it may be gone since."""
+    there = select(doors.c.id).where(doors.c.id == door)
+    async with engine.connect() as connection:
+        if await connection.scalar(there) is not None:
+            return True
+    return bool(await read_after(engine, 0, 1, subject=door_subject(door)))
 
 
 @app.command()

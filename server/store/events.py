@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.chain import EVENTS_TYPE, join_lines
@@ -81,14 +82,26 @@ async def read_after(
 
     `types` are full CloudEvents types, `subject` is whole (`doors/front`).
     """
-    query = select(*_COLUMNS).where(events.c.position > position)
-    if types:
-        query = query.where(events.c.type.in_(types))
-    if subject is not None:
-        query = query.where(events.c.subject == subject)
+    query = _matching(select(*_COLUMNS).where(events.c.position > position), types, subject)
     async with db.connect() as connection:
         rows = await connection.execute(query.order_by(events.c.position).limit(limit))
         return [StoredEvent(*row) for row in rows]
+
+
+async def position_before(
+    db: AsyncEngine, last: int, *, types: Sequence[str] = (), subject: str | None = None
+) -> int:
+    """After which position there are the `last` newest events that match; 0: all that do."""
+    query = _matching(select(events.c.position), types, subject)
+    query = query.order_by(events.c.position.desc()).offset(last).limit(1)
+    async with db.connect() as connection:
+        return int(await connection.scalar(query) or 0)
+
+
+def _matching(query: Select[Any], types: Sequence[str], subject: str | None) -> Select[Any]:
+    if types:
+        query = query.where(events.c.type.in_(types))
+    return query if subject is None else query.where(events.c.subject == subject)
 
 
 async def last_position(db: AsyncEngine) -> int:
