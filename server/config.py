@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -106,7 +107,8 @@ class ServerConfig(BaseModel):
     database: str | None = Field(
         default=None,
         repr=False,  # it may hold a password
-        description="SQLAlchemy URL; by default ostiary.db in the site directory",
+        description="a SQLAlchemy URL, such as sqlite+aiosqlite:////path/ostiary.db; without one it"
+        " is ostiary.db in the site directory",
     )
 
 
@@ -145,7 +147,8 @@ def default_toml() -> str:
     """A `server.toml` that shows every default, commented out."""
     lines = ["# Settings of `ostiary serve`. A line that is commented out shows the default.", ""]
     for name, field in ServerConfig.model_fields.items():
-        value = f'"{field.default}"' if isinstance(field.default, str) else field.default
-        shown = '"sqlite+aiosqlite:////path/ostiary.db"' if value is None else value
-        lines += [f"# {field.description}", f"#{name} = {shown}", ""]
+        if field.default is None:  # TOML has no word for nothing
+            lines += [f"# {name}: {field.description}", ""]
+        else:  # JSON has TOML's strings, numbers and truth values
+            lines += [f"# {field.description}", f"#{name} = {json.dumps(field.default)}", ""]
     return "\n".join(lines)
