@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,6 +21,11 @@ from server.feed.cloudevents import as_json
 
 _log = structlog.get_logger(__name__)
 
+_HEX = re.compile(r"\^\[0-9a-f\]\{([0-9]+)\}\$")
+_NAMES = {
+    r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$": "lower-case letters, digits and hyphens",
+    r"^[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?$": "lower-case letters, digits, dots and hyphens",
+}
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -161,6 +167,7 @@ KINDS: dict[str, Kind] = {
         METHOD,
         WRONG_HOST,
         REFUSED,
+        NOT_NOW,
         NOT_CONNECTED,
         UNCONFIRMED,
         NOT_READY,
@@ -274,9 +281,19 @@ def _named(entry: Mapping[str, Any]) -> dict[str, object]:
     path = path if place == "body" else path[:1]
     parameter = ".".join(str(part) for part in path) or str(place)
     detail = str(entry["msg"]).removeprefix("Value error, ")
+    if entry["type"] == "string_pattern_mismatch":
+        detail = _form(entry["ctx"]["pattern"]) or detail
     if entry["type"] == "extra_forbidden":
         detail = f"there is no such {'field' if place == 'body' else 'parameter'} here"
     return {"parameter": parameter, "in": str(place), "detail": detail}
+
+
+def _form(pattern: str) -> str | None:
+    """What a pattern asks for, in words, if it is one of those that people meet."""
+    if pattern in _NAMES:
+        return f"a name has up to 63 {_NAMES[pattern]}, and begins and ends with a letter or digit"
+    digits = _HEX.fullmatch(pattern)
+    return f"it is {digits[1]} hex digits, in lower case" if digits else None
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

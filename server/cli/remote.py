@@ -23,7 +23,24 @@ from server.run_file import RUN_FILE
 
 TOKEN_ENV = "OSTIARY_TOKEN"  # noqa: S105 the name of a variable
 TIMEOUT_S = 60.0
+SHOWN_ERRORS = 20
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+_OTHER_VERSION = "The server may be of another version than this command: `ostiary --version`."
+_ADVICE = {
+    "invalid-request": "",  # it is about what was typed, and says what is expected
+    "no-such-object": "Names are case-sensitive.",
+    "not-now": "",  # its detail says what is in the way
+    "refused": "Nothing was changed or done.",
+    "changed-meanwhile": "Look at what it is now, and try again.",
+    "not-connected": "Nothing was sent. `ostiary doors status` shows which doors are there.",
+    "not-ready": "Doors go on deciding meanwhile, and keep their events. See the server's log.",
+    "unauthorised": f"Set {TOKEN_ENV} to one that `ostiary tokens create` made. On the server's "
+    "machine none is needed.",
+    "not-found": _OTHER_VERSION,
+    "method-not-allowed": _OTHER_VERSION,
+}
+"""What to do at a command line, where that is not what the API's own advice is."""
 
 Url = Annotated[
     str | None,
@@ -182,13 +199,29 @@ def _problem(answer: httpx.Response) -> Mapping[str, Any]:
 
 def _in_words(status: int, problem: Mapping[str, Any]) -> str:
     """The problem for a person; its texts may hold what a device or a file chose."""
-    lines = [f"{problem.get('title', status)}: {problem.get('detail', '')}"]
-    errors = problem.get("errors")
-    for entry in errors[:20] if isinstance(errors, list) else ():
-        if isinstance(entry, dict):
-            lines.append(f"  {entry.get('parameter')}: {entry.get('detail')}")
-    if isinstance(errors, list) and len(errors) > 20:
-        lines.append(f"  and {len(errors) - 20} more")
-    if problem.get("advice"):
-        lines.append(str(problem["advice"]))
+    title, detail = problem.get("title", status), problem.get("detail", "")
+    given = problem.get("errors")
+    errors = [
+        f"{entry.get('parameter')}: {entry.get('detail')}"
+        for entry in (given if isinstance(given, list) else ())
+        if isinstance(entry, dict)
+    ]
+    if errors == [detail]:
+        errors = []
+    elif detail in errors:
+        detail = "see below"
+    lines = [f"{title}: {detail}", *(f"  {error}" for error in errors[:SHOWN_ERRORS])]
+    if len(errors) > SHOWN_ERRORS:
+        lines.append(f"  and {len(errors) - SHOWN_ERRORS} more")
+    if advice := _advice(problem):
+        lines.append(advice)
     return "\n".join(printable(line) for line in lines)
+
+
+def _advice(problem: Mapping[str, Any]) -> str:
+    """What to do, at a command line; the server's own words are for who calls its API."""
+    kind = str(problem.get("type", "")).removeprefix("/problems/")
+    if kind == "unconfirmed":
+        until = f", and may be until {problem['expires']}" if problem.get("expires") else ""
+        return f"It may have been carried out{until}. Look at the door before you try again."
+    return _ADVICE.get(kind, str(problem.get("advice", "")))

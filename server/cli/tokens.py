@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from server.api.permission import SCOPES
 from server.cli.console import DEFAULT_SITE_DIR, SiteDir, err, fail, out
 from server.cli.remote import Url, remote
 from server.clock import SystemClock
@@ -24,10 +25,7 @@ _YEAR_DAYS = 365
 def create(
     name: Annotated[str, typer.Argument(help="Who or what will use it; stands in events.")],
     scopes: Annotated[
-        list[str],
-        typer.Option(
-            "--scope", help="read, manage, operate, revoke, enrol or admin; may be repeated."
-        ),
+        list[str], typer.Option("--scope", help=f"{', '.join(SCOPES)}; may be repeated.")
     ],
     site_dir: SiteDir = DEFAULT_SITE_DIR,
     url: Url = None,
@@ -36,6 +34,8 @@ def create(
     ] = _YEAR_DAYS,
 ) -> None:
     """Make a token and print it, this once: it can't be read again."""
+    if unknown := [scope for scope in scopes if scope not in SCOPES]:
+        fail(f"--scope {unknown[0]}: there are {', '.join(SCOPES)}")
     expires = SystemClock().now() + timedelta(days=days) if days else None
     body = {
         "name": name,

@@ -7,11 +7,15 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
 from schemas.versions import LogHead
+from server.api.permission import SCOPES
+from server.api.problems import KINDS
+from server.cli.remote import Refused, Remote
 from server.cli.root import app
 from server.run_file import run_file
 from server.state import ServerState
@@ -162,6 +166,62 @@ async def test_who_was_revoked_is_let_in_again(desk):
     assert said == "Card 0102030405060708: revocations up to 7 are answered.\n"
     assert "up to 7" in await desk.good("reinstate", "person", "mei")
     assert "there is no person nobody" in await desk.bad("reinstate", "person", "nobody")
+
+
+async def test_a_scope_that_is_none_is_refused_and_all_are_shown(desk):
+    said = await desk.bad("tokens", "create", "robot", "--scope", "read", "--scope", "foo")
+    assert said.startswith("error: --scope foo: there are read, ")
+    shown = CliRunner().invoke(app, ["tokens", "create", "--help"], env={"COLUMNS": "200"}).output
+    for scope in SCOPES:
+        assert scope in shown
+
+
+async def test_what_a_name_or_an_id_has_to_be_is_said_once_and_in_words(desk):
+    name = "a name has up to 63 lower-case letters, digits and hyphens"
+    for words, parameter, form in (
+        (("cards", "bind", "Mei X", "--door", "front"), "person", name),
+        (("cards", "bind", "mei", "--door", "front", "--card", "12"), "card", "it is 16 hex"),
+        (("cards", "unbind", "0102", "--lost"), "card", "it is 16 hex digits"),
+        (("rotation", "pause", "front"), "id", "it is 8 hex digits"),
+    ):
+        said = await desk.bad(*words)
+        assert said.count(f"{parameter}: {form}") == 1
+        assert "String" not in said
+        assert "`errors`" not in said
+    with pytest.raises(Refused) as several, httpx.Client(transport=answering(MISTAKES)) as client:
+        Remote(client).post("http://x/")
+    assert str(several.value) == "Not valid: see below\n  a: one\n  b: two"
+
+
+MISTAKES = {"type": "/problems/invalid-request", "title": "Not valid", "detail": "a: one"}
+MISTAKES |= {"errors": [{"parameter": "a", "detail": "one"}, {"parameter": "b", "detail": "two"}]}
+
+
+def answering(problem):
+    return httpx.MockTransport(lambda _: httpx.Response(422, json=problem))
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_advice_is_for_a_command_line_and_not_for_who_calls_the_api(kind):
+    expires = "2026-11-24T08:15:30Z"
+    problem = {"type": kind.type, "title": kind.title, "detail": "d", "advice": kind.advice}
+    if kind.name == "unconfirmed":
+        problem["expires"] = expires
+    with pytest.raises(Refused) as refused, httpx.Client(transport=answering(problem)) as client:
+        Remote(client).post("http://x/")
+    said = str(refused.value)
+    for word in (
+        "GET /",
+        "`errors`",
+        "`detail`",
+        "`expires`",
+        "`checks`",
+        "ETag",
+        "Bearer",
+        "Allow",
+    ):
+        assert word not in said or kind.name.startswith(("cursor", "no-such-event"))
+    assert (expires in said) == (kind.name == "unconfirmed")
 
 
 async def test_without_a_server_the_command_says_so(tmp_path):

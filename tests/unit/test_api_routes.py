@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
+from server.api import problems
 from server.api.headers import SECURITY_HEADERS
 from server.api.problems import KINDS
 from tests.sample_site import MOMENT, OPEN, open_site
@@ -44,6 +45,10 @@ async def test_every_open_route_answers_and_refuses_with_a_problem(site, api):
         if not path.endswith("/stream"):
             assert (await api.get(url)).status_code == 200
         is_problem(await api.get(url, params={"no-such-parameter": 1}), 422)
+
+
+def test_every_kind_of_problem_is_known_by_its_name():
+    assert {k.name: k for k in vars(problems).values() if isinstance(k, problems.Kind)} == KINDS
 
 
 async def test_every_route_is_described_and_its_errors_are_problems(api):
