@@ -7,6 +7,7 @@ import time
 from enum import IntEnum
 from typing import Annotated, Any, Literal, NoReturn
 
+import httpx
 import typer
 from rich.table import Table
 from rich.text import Text
@@ -34,7 +35,7 @@ class Outcome(IntEnum):
 
 _REFUSALS = {"not-connected": Outcome.NOT_SENT, "unconfirmed": Outcome.UNCONFIRMED}
 _WORDS = {
-    "nobody_came": "no card was held to the reader",
+    "nobody_came": "no new card was held to the reader; cards bound there are let in as usual",
     "replaced": "another window was opened at this reader",
     "unknown_key": "its transport key is not known: `ostiary cards transport import`",
     "other_person": "it is another person's",
@@ -110,7 +111,7 @@ def bind(  # noqa: PLR0917 typer passes options by name
     """Bind the next new card that is held to a reader: it becomes the person's.
 
     Waits until a card is bound or the window is over. Exit code 0: it is bound; 1: refused; 3: the
-    door can't be reached; 4: it did not answer; 5: no card was bound.
+    door can't be reached; 4: it did not answer, or the server was lost; 5: no card was bound.
     """
     order: dict[str, Any] = {"kind": "bind", "person": person, "card": card and card.lower()}
     order |= {"direction": direction, "seconds": seconds}
@@ -138,7 +139,9 @@ def unbind(  # noqa: PLR0917 typer passes options by name
 
     Exit codes as of `bind`.
     """
-    if lost == (door is not None):
+    if lost and door is not None:
+        fail("use --door or --lost, not both: --lost is for a card that is not at hand")
+    if not lost and door is None:
         fail("say --door DOOR if the card can be held to it, or --lost if it is not at hand")
     if domain is not None and not lost:
         fail("--domain goes with --lost: at a door it is the door's own")
@@ -174,25 +177,33 @@ def _forget(client: Remote, card: str, domain: str | None, yes: bool, as_json: b
 
 def _window(client: Remote, door: str, order: dict[str, Any], whom: str) -> dict[str, Any]:
     """Open a window and wait until it is over."""
+    named = "card" if order["kind"] == "unbind" else "person"
+    after = f"What came of it: ostiary cards list --{named} {order[named]}"
     try:
         opened = client.post(f"/api/v1/doors/{door}/windows", order)
     except Refused as refusal:
-        err.print("[bold red]not opened:[/] ", end="")
+        unsure = refusal.kind == "unconfirmed"
+        err.print(f"[bold red]not {'confirmed' if unsure else 'opened'}:[/] ", end="")
         err.print(str(refusal), markup=False)
         raise typer.Exit(_REFUSALS.get(refusal.kind, Outcome.REFUSED)) from None
+    except httpx.ConnectError:
+        raise  # nothing was sent
+    except httpx.HTTPError:
+        _lost(f"The window may be open, and closes by itself after {order['seconds']} s. {after}")
+    closes = f"The window closes by itself at {opened['until']}; until then a card is still taken."
     try:
         return _follow(client, opened["command"], order["seconds"], f"{door}: hold {whom}")
     except KeyboardInterrupt:
-        _left(opened)
+        err.print(f"{closes} {after}", markup=False)
+        raise typer.Exit(130) from None
+    except httpx.HTTPError:
+        _lost(f"{closes} {after}")
 
 
-def _left(opened: dict[str, Any]) -> NoReturn:
-    err.print(
-        f"The window closes by itself at {opened['until']}; until then a card is still taken. "
-        f"What comes of it: GET /api/v1/windows/{opened['command']}",
-        markup=False,
-    )
-    raise typer.Exit(130)
+def _lost(what_now: str) -> NoReturn:
+    err.print("[bold red]not known:[/] the server does not answer any more; see its log.")
+    err.print(what_now, markup=False)
+    raise typer.Exit(Outcome.UNCONFIRMED)
 
 
 def _follow(client: Remote, command: str, seconds: int, what: str) -> dict[str, Any]:
@@ -214,7 +225,9 @@ def _why(window: dict[str, Any]) -> str:
     outcome, detail = str(window["outcome"]), window["detail"]
     card = f"card {window['came']}: " if window["came"] else ""
     words = _WORDS.get(outcome, outcome.replace("_", " "))
-    return printable(f"{card}{words}" + (f" ({detail})" if detail else ""))
+    if outcome == "nobody_came" and window["kind"] == "unbind":
+        words = "the card was not held to the reader"
+    return printable(f"{card}{words}" + (f" ({detail})" if detail not in ("", words) else ""))
 
 
 def _conclude(window: dict[str, Any], as_json: bool) -> NoReturn:

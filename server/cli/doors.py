@@ -121,7 +121,8 @@ def _command(
         try:
             done: dict[str, Any] = client.post(f"/api/v1/{place}/commands", order)
         except Refused as refusal:
-            err.print("[bold red]not done:[/] ", end="")
+            unsure = refusal.kind == "unconfirmed"
+            err.print(f"[bold red]not {'confirmed' if unsure else 'done'}:[/] ", end="")
             err.print(str(refusal), markup=False)
             raise typer.Exit(_OUTCOMES.get(refusal.kind, Outcome.REFUSED)) from None
     took = done["operator_to_strike_ms"]

@@ -7,7 +7,9 @@ import json
 import secrets
 import threading
 from types import SimpleNamespace
+from unittest.mock import AsyncMock, patch
 
+import httpx
 import pytest
 from sqlalchemy import insert
 from typer.testing import CliRunner
@@ -16,8 +18,9 @@ from schemas.command import Command
 from schemas.envelope import unverified_payload
 from schemas.statement import parse_statement, payload_type
 from server.cli import cards
+from server.cli.remote import Remote
 from server.cli.root import app
-from server.distribution.commands import Session
+from server.distribution.commands import CommandResult, Session
 from server.model.bindings import bind
 from server.model.bound import Bound
 from server.site import create_site
@@ -100,7 +103,7 @@ async def test_a_window_that_nobody_came_to_has_an_exit_code_of_its_own(ostiary)
     await says(ostiary, "card.not_bound", taken, card=None, **outcome)
     done = await asking
     assert done.exit_code == 5
-    assert "no card was bound: no card was held to the reader" in done.stderr
+    assert "no card was bound: no new card was held to the reader; cards bound" in done.stderr
     assert json.loads(done.stdout)["state"] == "not_bound"
 
 
@@ -124,7 +127,43 @@ async def test_ctrl_c_says_when_the_window_closes_by_itself(ostiary, monkeypatch
     done = await asking
     assert done.exit_code == 130
     assert "closes by itself at 2026-11-24T08:16:30" in done.stderr
-    assert taken.id in done.stderr
+    assert "ostiary cards list --person mei" in done.stderr
+    assert taken.id not in done.stderr
+
+
+async def test_a_server_that_is_lost_while_a_window_is_open_leaves_open_what_came_of_it(
+    ostiary, monkeypatch
+):
+    def lost(*_, **__):
+        raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+
+    monkeypatch.setattr(cards, "_follow", lost)
+    asking = asyncio.create_task(ostiary("cards", "bind", "mei", "--door", "front"))
+    await command(ostiary)
+    done = await asking
+    assert done.exit_code == 4
+    assert "closes by itself at 2026-11-24T08:16:30" in done.stderr
+    monkeypatch.setattr(Remote, "post", lost)
+    done = await ostiary("cards", "bind", "mei", "--door", "front", "--for", "30")
+    assert done.exit_code == 4
+    assert "may be open, and closes by itself after 30 s" in done.stderr
+
+
+async def test_a_door_that_does_not_answer_may_have_opened_the_window(ostiary):
+    unsure = CommandResult("unconfirmed", "no answer", expires=MOMENT)
+    with patch.object(ostiary.site.site.state.commands, "send", AsyncMock(return_value=unsure)):
+        done = await ostiary("cards", "bind", "mei", "--door", "front")
+    assert done.exit_code == 4
+    assert done.stderr.startswith("not confirmed: The door has not said")
+    assert "may be until 2026-11-24T08:15:30" in done.stderr
+
+
+def test_what_a_door_says_in_the_same_words_is_said_once():
+    window = {"kind": "bind", "came": None, "outcome": "other_card"}
+    window["detail"] = "the window is for another card"
+    assert cards._why(window) == "the window is for another card"
+    nobody = window | {"kind": "unbind", "outcome": "nobody_came", "detail": ""}
+    assert cards._why(nobody) == "the card was not held to the reader"
 
 
 async def test_a_card_is_unbound_at_the_door(ostiary):
