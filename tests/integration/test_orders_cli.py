@@ -67,6 +67,18 @@ async def confirmed_once_broadcast(site: Served, *agents: str) -> None:
         await site.confirm(agent, site.orders.revocations.head.sequence)
 
 
+async def test_a_card_that_was_revoked_and_is_not_in_the_model_is_added_first(
+    ostiary,
+):
+    never = await ostiary("reinstate", "card", CARD)
+    assert f"there is no card {CARD}" in never.stderr
+    await ostiary("revoke", CARD)
+    revoked = await ostiary("reinstate", "card", CARD)
+    assert revoked.exit_code == 1
+    assert "is not in the model" in revoked.stderr
+    assert "`ostiary apply`" in revoked.stderr
+
+
 async def test_waiting_ends_when_every_door_has_confirmed(ostiary):
     asking = asyncio.create_task(ostiary("revoke", CARD, "--wait", "--json"))
     await confirmed_once_broadcast(ostiary.site, "front-agent", "back-agent")
@@ -190,6 +202,7 @@ async def test_what_came_of_a_command_is_its_exit_code(ostiary, answer, code):
     done = await ostiary("doors", "pulse", "front")
     assert done.exit_code == code
     assert answer.detail in done.stderr
+    assert done.stderr.startswith("not confirmed:" if code == 4 else "not done:")
 
 
 @pytest.mark.parametrize(
