@@ -11,7 +11,7 @@ from schemas.server_event_data import KeysCopied
 from schemas.suites import RandomBytes
 from server.clock import Clock, microseconds
 from server.keys import backup
-from server.keys.home import KeysError, Source
+from server.keys.home import HomeUnavailable, KeysError, Source
 from server.keys.sealed import SealedHome
 from server.site import Site
 from server.store import keys as rows
@@ -21,7 +21,7 @@ from server.store.database import snapshot
 
 @dataclass(frozen=True)
 class Restored:
-    """What came of a restore."""
+    """What came of a restore: how many the site lacked or could not open, and has now."""
 
     versions: int
     esams: int
@@ -68,12 +68,14 @@ class Copying:
         now_us = microseconds(self.clock.now())
         async with self.engine.begin() as connection:
             await _restore_domains(connection, contents, now_us)
-            destroyed = await self._restore_versions(connection, contents, self._home(key))
-            await self._restore_esams(connection, contents, self._home(key))
+            versions, destroyed = await self._restore_versions(
+                connection, contents, self._home(key)
+            )
+            esams = await self._restore_esams(connection, contents, self._home(key))
             copied = _copied(by, contents, heading.shares, heading.needed)
             await announce(connection, "keys.restored", f"sites/{self.site.name}", copied, now_us)
         self.announced()
-        return Restored(copied.versions - len(destroyed), copied.esams, tuple(destroyed))
+        return Restored(versions, esams, tuple(destroyed))
 
     async def _contents(self, connection: AsyncConnection, to: SealedHome) -> backup.Contents:
         ours = self._home(self.kek)
@@ -111,9 +113,9 @@ class Copying:
 
     async def _restore_versions(
         self, connection: AsyncConnection, contents: backup.Contents, sealed_by: SealedHome
-    ) -> list[str]:
+    ) -> tuple[int, list[str]]:
         there = {(v.domain, v.version): v for v in await rows.read_versions(connection)}
-        destroyed = []
+        lacked, destroyed = 0, []
         suites = {each.name: each.suite for each in contents.domains}
         for each in contents.versions:
             ours = there.get((each.domain, each.version))
@@ -139,11 +141,13 @@ class Copying:
             )
             stored = _moved(row, sealed_by, self._home(self.kek))
             await rows.put_version(connection, replace(row, stored=stored))
-        return destroyed
+            lacked += each.destroyed is None and not self._has(ours)
+        return lacked, destroyed
 
     async def _restore_esams(
         self, connection: AsyncConnection, contents: backup.Contents, sealed_by: SealedHome
-    ) -> None:
+    ) -> int:
+        lacked = 0
         there = {each.serial: each for each in await rows.read_esams(connection)}
         for each in contents.esams:
             row = rows.EsamRow(
@@ -157,10 +161,23 @@ class Copying:
                 each.added,
             )
             row = replace(row, control=_moved(row, sealed_by, self._home(self.kek)))
-            if (ours := there.get(each.serial)) is not None:
+            ours = there.get(each.serial)
+            lacked += not self._has(ours)
+            if ours is not None:
                 # what happened since the backup stands: only the control key is of the backup
                 row = replace(ours, suite=row.suite, home=row.home, control=row.control)
             await rows.put_esam(connection, row)
+        return lacked
+
+    def _has(self, row: rows.VersionRow | rows.EsamRow | None) -> bool:
+        """Whether the site has what the row keeps: it is there, and opens."""
+        if row is None:
+            return False
+        try:
+            _moved(row, self._home(self.kek), self._home(self.kek))
+        except HomeUnavailable:
+            return False
+        return True
 
     def _home(self, kek: bytes) -> SealedHome:
         return SealedHome(self.site.name, kek, self.random)
