@@ -49,8 +49,10 @@ class IssuedEsam(BaseModel):
         context = _context(self.serial, self.suite, self.control_version)
         try:
             key = unseal_secret(kek, bytes.fromhex(self.sealed), context)
-        except BadSignature as error:
-            raise BadIssuingFile(str(error)) from None
+        except BadSignature:
+            raise BadIssuingFile(
+                f"the sealed {context} was changed, or the issuing key is another"
+            ) from None
         return ControlKey(suite(self.suite), bytes.fromhex(self.serial), key)
 
 

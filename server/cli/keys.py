@@ -115,6 +115,9 @@ def domains(
             )
         )
         return
+    if not found:
+        err.print("No key domains yet: `ostiary keys create NAME` makes one.")
+        return
     table = Table(
         "domain", "suite", "version", "state", "where", "auth", "admit", "maintain", box=None
     )

@@ -14,6 +14,7 @@ from schemas.esam_issued import IssuedEsam
 from schemas.suites import INTL
 from server.cli.root import app
 from server.site import create_site
+from server.store.agents import add_agent
 from server.store.database import open_database
 from tests.key_rig import MODULE, PIN, soft_token
 from tests.server_rig import make_site, running, until_stored
@@ -86,7 +87,13 @@ def test_esams_are_imported_listed_and_withdrawn(keys, issued):
     (esam,) = json.loads(keys("esams", "list", "--json").stdout)
     assert (esam["serial"], esam["agent"]) == (SERIAL, "front-agent")
     assert esam["domains"] == {"zone-a": None}
-    keys("esams", "withdraw", SERIAL.upper())
+    assert "No agent front-agent is enrolled yet" in said
+    asked = keys("esams", "withdraw", SERIAL.upper(), code=1, input="n\n").stderr
+    assert f"ESAM {SERIAL} is in service in the lock of front-agent, for zone-a" in asked
+    assert "in-service" in keys("esams", "list").stdout
+    keys("esams", "withdraw", SERIAL, input="y\n")
+    keys("esams", "withdraw", SERIAL.upper())  # it is done: there is nothing to ask
+    assert "is not known" in keys("esams", "withdraw", "00" * 8, code=1).stderr
     shown = keys("esams", "list").stdout
     assert "withdrawn" in shown
     assert CONTROL_KEY.hex() not in said + shown
@@ -101,6 +108,35 @@ def test_an_issuing_key_that_others_may_read_or_that_is_none_is_refused(keys, is
     assert "31 bytes" in keys("esams", "import", file, *words, code=1).stderr
     words[1].unlink()
     assert "No such file" in keys("esams", "import", file, *words, code=1).stderr
+
+
+def test_another_issuing_key_is_named_as_that(keys, issued):
+    file, words = issued
+    words[1].write_bytes(bytes(32))
+    said = keys("esams", "import", file, *words, code=1).stderr
+    assert "the issuing key is another" in said
+    assert "key-encryption" not in said
+
+
+def test_an_agent_that_is_enrolled_is_not_warned_of(keys, issued, site):
+    file, words = issued
+    keys("create", "zone-a")
+
+    async def enrol():
+        engine = await open_database(site / "ostiary.db")
+        key = INTL.private_key(bytes(range(32))).public
+        await add_agent(engine, "front-agent", INTL, key.point, 1)
+        await engine.dispose()
+
+    asyncio.run(enrol())
+    assert "enrolled" not in keys("esams", "import", file, *words).output
+
+
+def test_what_is_not_there_yet_is_said_with_what_makes_it(keys):
+    for words, makes in ((["domains"], "create"), (["esams", "list"], "esams import")):
+        shown = keys(*words)
+        assert shown.stdout == ""
+        assert f"`ostiary keys {makes}" in shown.stderr
 
 
 def test_an_esam_is_imported_whole_or_not_at_all(keys, issued, site):
@@ -133,28 +169,10 @@ def test_two_of_three_people_restore_what_was_lost(keys, site, tmp_path):
     assert "2 different shares are needed" in one.stderr
     typed = "\n".join([shares[2].read_text().strip(), "a slip", shares[0].read_text().strip()])
     asked = keys("restore", tmp_path / "backup", input=typed + "\n")
-    assert "1 key versions" in asked.stdout
+    assert "1 key versions and 0 ESAMs were missing, or could not be opened" in asked.stdout
     assert "share 1 is not one" in asked.stderr
     assert shares[2].read_text().strip() not in asked.output
     assert domains(keys) == before
-
-
-def test_a_backup_overwrites_nothing_and_shows_no_share_to_a_pipe(keys, tmp_path):
-    keys("create", "zone-a")
-    file = tmp_path / "backup"
-    keys("backup", file)
-    first = file.read_bytes()
-    assert "there already" in keys("backup", file, code=1).stderr
-    assert file.read_bytes() == first
-    other, share = tmp_path / "other", tmp_path / "share"
-    assert "on a terminal" in keys("backup", other, "--people", 3, code=1).stderr
-    one_file = ("--people", 3, "--share-file", share)
-    assert "name one each" in keys("backup", other, *one_file, code=1).stderr
-    twice = ("--people", 2, "--share-file", share, "--share-file", share)
-    assert "named twice" in keys("backup", other, *twice, code=1).stderr
-    assert not other.exists()
-    assert not share.exists()
-    assert "ostiary keys backup" in keys("restore", "/etc/hostname", code=1).stderr
 
 
 @pytest.mark.system

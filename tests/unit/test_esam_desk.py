@@ -108,7 +108,7 @@ async def test_the_file_of_another_esam_or_another_issuing_key_is_refused(statio
     with pytest.raises(CannotIssue, match="is for ESAM 45534d"):
         await other.issue()
     station.key.write_bytes(bytes(32))
-    with pytest.raises(BadIssuingFile, match="key-encryption key is another"):
+    with pytest.raises(BadIssuingFile, match="issuing key is another"):
         await station.issue()
     station.file.write_text("{}")
     with pytest.raises(BadIssuingFile, match="not an issuing file"):
