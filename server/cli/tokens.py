@@ -72,12 +72,16 @@ def list_command(
             item["id"],
             item["name"],
             " ".join(item["scopes"]),
-            (item["expires"] or "-")[:16],
-            (item["last_used"] or "-")[:16],
+            _minute(item["expires"]),
+            _minute(item["last_used"]),
             item["created_by"],
         )
         table.add_row(*(Text(printable(str(cell))) for cell in cells))
     out.print(table)
+
+
+def _minute(time: str | None) -> str:
+    return "-" if time is None else f"{time[:16]}Z"
 
 
 @app.command()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from server.cli import rotation as rotation_cli
+from server.cli.remote import Refused, Remote
 from server.cli.root import app
 from tests.campaign_lock import ZONE
 from tests.campaign_rig import Campaigns, campaigns
@@ -23,9 +27,10 @@ class Terminal:
 
     def __init__(self, rig: Campaigns, site: Site, url: str) -> None:
         self.rig, self.site, self._url = rig, site, url
+        self.token = LOCAL_TOKEN
 
     async def __call__(self, *words: str, answer: str | None = None) -> Result:
-        environ = {"OSTIARY_URL": self._url, "OSTIARY_TOKEN": LOCAL_TOKEN, "COLUMNS": "120"}
+        environ = {"OSTIARY_URL": self._url, "OSTIARY_TOKEN": self.token, "COLUMNS": "120"}
         return await asyncio.to_thread(
             CliRunner().invoke, app, ["rotation", *words], input=answer, env=environ
         )
@@ -60,7 +65,7 @@ class Terminal:
 async def terminal(folder) -> AsyncIterator[Terminal]:
     async with campaigns(folder / "site") as rig, open_site(folder / "ostiary.db") as site:
         site.state.engine, site.state.rotations = rig.engine, rig.rotations
-        site.state.clock = rig.clock
+        site.state.clock, site.state.keys = rig.clock, rig.authority
         async with serving(site) as url:
             yield Terminal(rig, site, url)
 
@@ -80,6 +85,22 @@ async def test_a_plan_says_what_it_is_and_what_comes_next(ostiary):
     listed = await ostiary("list")
     assert ZONE in listed.stdout
     assert "planned" in listed.stdout
+    assert re.search(r"20..-..-..T..:..Z", listed.stdout)
+
+
+async def test_of_keys_that_a_lock_draws_itself_no_backup_is_asked_for_and_none_called_absent(
+    ostiary, monkeypatch
+):
+    gone = Refused(404, {"type": "/problems/no-such-object"})
+    made = {"id": "0123abcd", "domain": "front", "from_version": 1, "to_version": 2}
+    made |= {"state": "planned", "paused_in": None, "reason": "", "wave": 0, "lockouts": 0}
+    made["locks"] = {"new": {"absent": 1}, "old": {"absent": 1}, "waves": []}
+    made |= {"waiting": [], "cards": {"versions": {}, "behind": 0, "some_behind": []}}
+    monkeypatch.setattr(Remote, "post", lambda *_: made)
+    monkeypatch.setattr(Remote, "get", Mock(side_effect=gone))
+    planned = await ostiary("plan", "front")
+    assert "keys backup" not in planned.stderr
+    assert "Old version at the locks: 1 not heard of yet" in planned.stdout
 
 
 async def test_nothing_was_rotated_yet_is_said_and_no_table_is_shown(ostiary):
@@ -123,9 +144,12 @@ async def test_what_cannot_be_reached_goes_into_quarantine_after_a_question(osti
 async def test_retiring_names_the_cards_that_would_stay_outside_and_asks(ostiary):
     await ostiary.rig.add_card(CARD)
     rotation = await ostiary.overlapping()
-    refused = await ostiary("retire", rotation, "--yes")
-    assert refused.exit_code == 1
-    assert "1 live cards" in refused.stderr
+    for words in (["--yes"], []):
+        refused = await ostiary("retire", rotation, *words)
+        assert refused.exit_code == 1
+        assert "1 live cards" in refused.stderr
+        assert "or retire with --leave-behind" in refused.stderr
+        assert "for ever?" not in refused.stderr
     asked = await ostiary("retire", rotation, "--leave-behind", answer="n\n")
     assert CARD in asked.stderr
     assert await ostiary.state(rotation) == "overlap"
@@ -135,6 +159,59 @@ async def test_retiring_names_the_cards_that_would_stay_outside_and_asks(ostiary
     shown = (await ostiary("status", rotation)).stdout
     assert "completed" in shown
     assert "3 destroyed" in shown
+
+
+async def test_nothing_is_asked_that_the_state_forbids(ostiary):
+    rotation = await ostiary.planned()
+    early = await ostiary("retire", rotation)
+    assert (early.exit_code, "for ever?" in early.stderr) == (1, False)
+    assert "a rotation that is planned can't be retired" in early.stderr
+    for words in ([], ["--yes"]):
+        nobody = await ostiary("quarantine", rotation, *words)
+        assert nobody.exit_code == 0
+        assert "Nothing was done: every lock can be reached" in nobody.stderr
+    await ostiary("rollback", rotation, "--yes")
+    over = await ostiary("quarantine", rotation, "agent-0")
+    assert "is rolled_back: it waits for no lock" in over.stderr
+
+
+async def test_who_may_rotate_but_not_read_is_asked_without_a_look(ostiary):
+    rotation = await ostiary.overlapping()
+    async with ostiary.site.client() as admin:
+        body = {"name": "only-keys", "scopes": ["keys"]}
+        token = (await admin.post("/api/v1/tokens", json=body)).json()["token"]
+    ostiary.token = token
+    asked = await ostiary("retire", rotation, answer="n\n")
+    assert "Retire the version it moves from for ever?" in asked.stderr
+    done = await ostiary("quarantine", rotation, "agent-0", "--yes")
+    assert done.exit_code == 0, done.stderr
+
+
+async def test_the_status_finds_a_rotation_by_its_domain_or_by_being_under_way(ostiary):
+    assert "there is no rotation yet" in (await ostiary("status")).stderr
+    first = await ostiary.planned()
+    assert first in (await ostiary("status")).stdout
+    await ostiary("rollback", first, "--yes")
+    assert first in (await ostiary("status")).stdout
+    second = await ostiary.planned()
+    for words in ([], [ZONE], [second]):
+        assert f"Rotation {second}" in (await ostiary("status", *words)).stdout
+    assert f"Rotation {first}" in (await ostiary("status", first)).stdout
+    unknown = await ostiary("status", "front")
+    assert "there is no rotation front, nor one of a domain front" in unknown.stderr
+
+
+async def test_following_into_a_pipe_says_a_line_at_each_change(ostiary, monkeypatch):
+    monkeypatch.setattr(rotation_cli, "FOLLOW_S", 0.05)
+    rotation = await ostiary.planned()
+    following = asyncio.create_task(ostiary("start", rotation, "--hold", "--follow"))
+    await ostiary.rig.until(rotation, "staged")
+    await ostiary("pause", rotation)
+    shown = (await following).stdout.splitlines()
+    lines = [line for line in shown if re.match(r"20..-..-..T..:..:..Z  ", line)]
+    assert "paused in staged, 3 of 3 locks with version 2" in lines[-1]
+    told = [line.partition("Z  ")[2] for line in lines]
+    assert len(told) == len(set(told))
 
 
 async def test_it_can_be_held_paused_resumed_activated_and_rolled_back(ostiary):
@@ -160,7 +237,7 @@ async def test_following_ends_when_the_rotation_does(ostiary):
     await ostiary("pause", rotation)
     followed = await asyncio.wait_for(ostiary("status", rotation, "--follow"), 20)
     assert followed.exit_code == 0
-    assert "paused" in followed.stderr
+    assert "paused" in followed.stdout
 
 
 @pytest.mark.parametrize(
