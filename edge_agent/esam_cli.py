@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_bytes
 from typing import Annotated, TypeVar
@@ -87,15 +88,16 @@ def issue_command(
         ),
     ] = None,
     suite: Annotated[
-        SuiteName, typer.Option(help="Of a virtual ESAM that is to be made: gm or intl.")
-    ] = "intl",
+        SuiteName | None,
+        typer.Option(help="The site's; a virtual ESAM that is to be made needs it."),
+    ] = None,
 ) -> None:
     """Give a blank ESAM its control key, and seal a copy for the key authority.
 
     Prints the serial and the control key's check value; no key is ever printed. Doing it again
-    finishes what was interrupted.
+    finishes what was interrupted. A virtual ESAM that is made is issued or not there.
     """
-    with explained():
+    with explained(), _nothing_left(virtual, file, issuing_key):
         slot = _slot(reader, virtual)
         if virtual is not None:
             key = blank_virtual(virtual, suite)
@@ -103,9 +105,36 @@ def issue_command(
             key = read_makers_key(makers_key)
         else:
             raise CannotIssue("an ESAM in a reader is issued with --makers-key, from its maker")
-        issued = asyncio.run(_with_esam(slot, lambda esam: issue(esam, key, file, issuing_key)))
+
+        async def work(esam: Esam) -> Issued:
+            state = await esam.state()
+            if suite not in (None, state.suite):
+                raise CannotIssue(
+                    f"ESAM {state.serial.hex()} is of suite {state.suite}, not {suite}: its suite"
+                    " can't be changed"
+                )
+            return await issue(esam, key, file, issuing_key)
+
+        issued = asyncio.run(_with_esam(slot, work))
     print(issued.serial)
     print(_told(issued, file, issuing_key), file=sys.stderr)
+
+
+@contextmanager
+def _nothing_left(virtual: Path | None, *files: Path) -> Iterator[None]:
+    """Remove what was made with a new virtual ESAM, if it fails: its files are good for no other.
+
+    With an ESAM that was there before they stay, so that doing it again finishes it.
+    """
+    made = []
+    if virtual is not None and not virtual.exists():
+        made = [path for path in (virtual, *files) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in made:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _told(issued: Issued, file: Path, issuing_key: Path) -> str:

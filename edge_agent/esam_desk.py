@@ -113,12 +113,16 @@ def read_makers_key(path: Path) -> bytes:
     return bytes.fromhex(text)
 
 
-def blank_virtual(path: Path, name: SuiteName) -> bytes:
+def blank_virtual(path: Path, name: SuiteName | None) -> bytes:
     """The maker's key of the virtual ESAM at `path`, which is made blank if there is none.
 
-    Raises BadImage or OSError.
+    Raises BadImage, OSError, or CannotIssue if one is to be made without a suite.
     """
     if not path.exists():
+        if name is None:
+            raise CannotIssue(
+                f"{path} is to be made: say --suite gm or --suite intl, whichever the site has"
+            )
         VirtualEsam(path, name, token_bytes(SERIAL_BYTES), token_bytes(KEY_BYTES), token_bytes)
     return VirtualEsam.open(path, token_bytes).image.control_key
 

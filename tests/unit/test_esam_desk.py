@@ -174,6 +174,35 @@ def test_the_commands_print_serial_and_check_value_and_no_key(tmp_path):
     assert control.key.hex() not in issued.output + told.output
 
 
+def test_a_new_virtual_esam_is_made_of_the_suite_that_was_named_and_not_another(tmp_path):
+    chip, file, key = (str(tmp_path / name) for name in ("chip", "file", "key"))
+    words = ["issue", "--virtual", chip, "--file", file, "--issuing-key", key]
+    unsaid = cli(*words)
+    assert unsaid.exit_code == 1
+    assert "--suite gm or --suite intl" in unsaid.stderr
+    assert cli(*words, "--suite", "intl").exit_code == 0
+    other = cli(*words, "--suite", "gm")
+    assert other.exit_code == 1
+    assert "is of suite intl, not gm" in other.stderr
+    assert cli(*words).exit_code == 0
+
+
+def test_an_issuing_that_fails_leaves_nothing_that_it_made(tmp_path):
+    chip, file, key = (tmp_path / name for name in ("chip", "file", "key"))
+    words = ["issue", "--virtual", chip, "--file", file, "--issuing-key", key, "--suite", "gm"]
+    key.write_bytes(bytes(32))
+    key.chmod(0o644)
+    assert cli(*map(str, words)).exit_code == 1
+    assert list(tmp_path.iterdir()) == [key]
+    key.unlink()
+    assert cli(*map(str, words)).exit_code == 0
+    before = chip.read_bytes()
+    key.write_bytes(bytes(32))
+    assert cli(*map(str, words)).exit_code == 1
+    assert chip.read_bytes() == before  # it was there: nothing of it is touched
+    assert file.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
