@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from typer.core import TyperGroup
@@ -15,6 +16,8 @@ from typer.main import get_command
 from edge_agent.cli import app as agent_app
 from edge_agent.config import load_config
 from edge_agent.demo.figures import Figures
+from edge_agent.virtual.card_os import VirtualCard
+from edge_agent.virtual.people import Doorway
 from server.cli.root import app as server_app
 from server.cli.site_yaml import read_yaml
 from server.model.document import SiteDocument, apply
@@ -118,3 +121,24 @@ def test_every_command_a_document_tells_to_type_is_there(document: Path) -> None
 
 def test_there_are_commands_in_the_documents() -> None:
     assert sum(len(_typed(document)) for document in DOCUMENTS) > 40
+
+
+def test_the_virtual_card_of_the_documentation_stays_long_enough_for_new_keys(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (sample,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/agent.md").read_text(), re.DOTALL)
+    stays = []
+
+    async def tap(_self: Doorway, _card: VirtualCard, *, stays_s: float = 0.0) -> str:
+        stays.append(stays_s)
+        return "granted"
+
+    async def here(self: Doorway) -> Doorway:
+        return self
+
+    monkeypatch.setattr(Doorway, "tap", tap)
+    monkeypatch.setattr(Doorway, "__aenter__", here)
+    monkeypatch.setattr(Doorway, "__aexit__", AsyncMock(return_value=None))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(sample, "docs/agent.md", "exec"), {})
+    assert stays == [0.5]
