@@ -13,11 +13,11 @@ from schemas.esam_issue import ControlKey
 from schemas.esam_issued import IssuedEsam
 from schemas.suites import INTL
 from server.cli.root import app
-from server.site import create_site
-from server.store.agents import add_agent
+from server.site import create_site, open_site
 from server.store.database import open_database
+from tests.agent_pen import Pen
 from tests.key_rig import MODULE, PIN, soft_token
-from tests.server_rig import make_site, running, until_stored
+from tests.server_rig import make_site, register, running, until_stored
 
 CLI = CliRunner()
 SERIAL = "45534d0000000001"
@@ -122,13 +122,7 @@ def test_an_agent_that_is_enrolled_is_not_warned_of(keys, issued, site):
     file, words = issued
     keys("create", "zone-a")
 
-    async def enrol():
-        engine = await open_database(site / "ostiary.db")
-        key = INTL.private_key(bytes(range(32))).public
-        await add_agent(engine, "front-agent", INTL, key.point, 1)
-        await engine.dispose()
-
-    asyncio.run(enrol())
+    asyncio.run(register(open_site(site), Pen("front-agent")))
     assert "enrolled" not in keys("esams", "import", file, *words).output
 
 
