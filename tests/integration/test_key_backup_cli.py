@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import secrets
+import subprocess
 import sys
 import warnings
 
@@ -17,6 +18,9 @@ from server.cli import key_backup
 from server.cli.root import app
 from server.site import create_site
 from server.store.database import open_database
+
+END = b"\x04"
+"""Ctrl-D: a Ctrl-C that comes just before a program begins to read is seen after the next line."""
 
 
 @pytest.fixture
@@ -47,21 +51,23 @@ def at_a_terminal(keys, site):
 
     def run(*words, presses):
         begin = "from server.cli.root import main; main()"
-        command = [sys.executable, "-c", begin, "keys", *map(str, words), "-d", str(site)]
-        process, terminal = pty.fork()
-        if process == 0:
-            os.execv(command[0], command)
+        command = [sys.executable, "-c", begin, "keys", *map(str, words)]
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [*command, "-d", str(site)], stdin=theirs, stdout=theirs, stderr=theirs
+        )
+        os.close(theirs)
         shown = b""
-        try:
-            while chunk := os.read(terminal, 4096):
-                shown += chunk
-                if shown.endswith((b"the screen: ", b"the screen []: ")):
-                    os.write(terminal, presses.pop(0))
-        except OSError:
-            pass  # how Linux says that nobody writes to the terminal any more
-        os.close(terminal)
-        _, status = os.waitpid(process, 0)
-        return os.waitstatus_to_exitcode(status), shown.decode()
+        with process:
+            try:
+                while chunk := os.read(ours, 4096):
+                    shown += chunk
+                    if shown.endswith((b"the screen: ", b"the screen []: ")):
+                        os.write(ours, presses.pop(0))
+            except OSError:
+                pass  # how Linux says that nobody writes to the terminal any more
+        os.close(ours)
+        return process.returncode, shown.decode()
 
     return run
 
@@ -87,7 +93,7 @@ def test_shares_are_shown_one_after_the_other_and_cleared_and_open_the_backup(
     assert "1 key versions" in keys("restore", tmp_path / "backup", input=typed).stdout
 
 
-@pytest.mark.parametrize("presses", [[b"\x03"], [b"\n", b"\n", b"\n", b"\x03"]])
+@pytest.mark.parametrize("presses", [[END], [b"\n", b"\n", b"\n", END]])
 def test_breaking_off_while_shares_are_shown_leaves_no_backup(at_a_terminal, tmp_path, presses):
     code, shown = at_a_terminal("backup", tmp_path / "backup", "--people", 3, presses=presses)
     assert code != 0
