@@ -214,7 +214,8 @@ def retire(
         raise NotNow(
             f"{behind} live cards have no keys of version {campaign.to_version} yet: they would"
             f" open no door of {campaign.domain} until they are bound again. Wait until"
-            f" {campaign.deadline:%Y-%m-%d %H:%M} UTC, or say that they are to be left behind"
+            f" {campaign.deadline:%Y-%m-%d %H:%M} UTC, or say that they are to be"
+            " left behind (`--leave-behind`)"
         )
     retiring = replace(campaign, state="retiring", leave_behind=leave_behind, destroy=destroy)
     return Step(retiring, "retired")
@@ -230,7 +231,7 @@ def roll_back(campaign: Campaign, new_id: str) -> tuple[Step, Campaign | None]:
     if where in BEFORE_ACTIVATION:
         return Step(ended, "rolled_back", "nothing was activated"), None
     if where != "overlap" or campaign.ended:
-        raise NotNow(f"a campaign that is {_now(campaign)} can't be rolled back")
+        raise NotNow(f"a rotation that is {_now(campaign)} can't be rolled back")
     back = Campaign(
         new_id,
         campaign.domain,
@@ -375,7 +376,7 @@ def _stages(campaign: Campaign, lock: Lock) -> bool:
 def _must_be(campaign: Campaign, states: Collection[State], what: str) -> None:
     if campaign.state not in states:
         raise NotNow(
-            f"a campaign that is {_now(campaign)} can't be {what}, one that is"
+            f"a rotation that is {_now(campaign)} can't be {what}, one that is"
             f" {' or '.join(sorted(states))} can"
         )
 

@@ -24,7 +24,7 @@ def plan(
     for other in past:
         if not other.ended:
             raise NotNow(
-                f"campaign {other.id} of domain {domain.name} is {other.state}: let it end, or roll"
+                f"rotation {other.id} of domain {domain.name} is {other.state}: let it end, or roll"
                 " it back"
             )
     if domain.accepted:
@@ -38,7 +38,7 @@ def plan(
     held = {to_version, *(v for v in domain.checks if v >= domain.floor)}
     if len(held) > MAX_VERSIONS:
         raise NotNow(
-            f"locks of {domain.name} hold {MAX_VERSIONS} versions already, for so many campaigns"
+            f"locks of {domain.name} hold {MAX_VERSIONS} versions already, for so many rotations"
             " were rolled back: a lock takes no more. Make a new domain"
         )
     return Campaign(identity, domain.name, domain.preferred, to_version, deadline)
