@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
 from sqlalchemy import insert, select
 
 from server.clock import microseconds
@@ -83,3 +85,15 @@ async def served(path: Path) -> AsyncIterator[Served]:
             state.served_doors = served_doors
             async with running(orders.revocations.run, orders.heartbeats.run):
                 yield Served(site, orders, heard)
+
+
+@pytest.fixture(name="site")
+async def site_fixture(tmp_path: Path) -> AsyncIterator[Served]:
+    async with served(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def api(site: Served) -> AsyncIterator[httpx.AsyncClient]:
+    async with site.site.client() as client:
+        yield client

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
 from sqlalchemy import insert
 
 from server.clock import microseconds
 from server.store.distribution_tables import lockdowns
 from tests.orders_rig import MOMENT
-from tests.served_orders import served
+from tests.served_orders import api, site_fixture
+
+__all__ = ["api", "site_fixture"]
 
 PATH = "/api/v1/lockdowns"
-
-
-@pytest.fixture
-async def site(tmp_path):
-    async with served(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-async def api(site):
-    async with site.site.client() as client:
-        yield client
 
 
 async def test_all_there_ever_were_are_listed_a_page_at_a_time(api):

@@ -14,21 +14,11 @@ from server.model.bindings import bind
 from server.store.keys import add_domain
 from server.store.rotations import Versions, put_versions
 from tests.orders_rig import MOMENT
-from tests.served_orders import served
+from tests.served_orders import api, site_fixture
+
+__all__ = ["api", "site_fixture"]
 
 CARD = "01" * 8
-
-
-@pytest.fixture
-async def site(tmp_path):
-    async with served(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-async def api(site):
-    async with site.site.client() as client:
-        yield client
 
 
 def order(subject=CARD, kind="card", reason="lost"):
