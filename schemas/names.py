@@ -6,8 +6,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, StringConstraints
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")]
+NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """A site, agent, door, area, person, group, schedule or key domain: a DNS label (RFC 1123)."""
+DOTTED_PATTERN = r"^[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?$"
+"""A name that may have dots as well: that of an API token."""
 
 CardId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 """The 8-byte serial of a card's chip, in hex."""

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
+from schemas.names import DOTTED_PATTERN, NAME_PATTERN
 from server.api.headers import SECURITY_HEADERS
 from server.feed.cloudevents import as_json
 
@@ -23,8 +24,8 @@ _log = structlog.get_logger(__name__)
 
 _HEX = re.compile(r"\^\[0-9a-f\]\{([0-9]+)\}\$")
 _NAMES = {
-    r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$": "lower-case letters, digits and hyphens",
-    r"^[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?$": "lower-case letters, digits, dots and hyphens",
+    NAME_PATTERN: "lower-case letters, digits and hyphens",
+    DOTTED_PATTERN: "lower-case letters, digits, dots and hyphens",
 }
 MEDIA_TYPE = "application/problem+json"
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
 
-from schemas.names import SERVER
+from schemas.names import DOTTED_PATTERN, SERVER
 from schemas.server_event_data import TokenChanged
 from server.api.events import json_response
 from server.api.model_routes import REFUSALS
@@ -24,7 +24,7 @@ from server.state import ServerState
 from server.store.announcements import announce
 from server.store.tokens import Token, create_token, list_tokens, revoke_token
 
-TokenName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?$")]
+TokenName = Annotated[str, StringConstraints(pattern=DOTTED_PATTERN)]
 
 
 class NewToken(BaseModel):
