@@ -212,7 +212,7 @@ class Standings:
         asked = asked or rows.Versions()
         rotation = None if campaign is None else campaign.id
         locks = await rows.read_locks(connection, name, rotation)
-        wanted = {asked.preferred, *asked.accepted}
+        wanted = asked.taken
         if campaign is not None:
             wanted |= {campaign.from_version, campaign.to_version}
         checks: dict[int, CheckValues | None]

@@ -132,8 +132,10 @@ class LockKeys:
             .where(cards.c.state == "active")
         )
         bound = (await connection.execute(query)).one_or_none()
+        if bound is None:
+            return
         opens -= await denied_versions(connection, domain)  # cards of those are refused on purpose
-        if bound is not None and opens & {bound.key_version, bound.other_version}:
+        if opens & {bound.key_version, bound.other_version}:
             out = LockedOut(event, domain, card, row.source, str(data.get("door"))[:63])
             await add_lockout(connection, out)
             self._news.locked_out = True

@@ -54,7 +54,6 @@ MAKERS = 2
 AT_ONCE = 32
 """Agents whose policies are made or told of together."""
 
-
 log = structlog.get_logger(__name__)
 
 

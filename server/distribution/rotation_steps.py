@@ -49,11 +49,6 @@ class RotationSteps:
             await _announce(connection, campaign, "planned", by=by, now=now)
         self._announced()
 
-    async def choose(self, campaign: Campaign, chosen: dict[str, int]) -> None:
-        """The wave of each lock, anew."""
-        async with self._engine.begin() as connection:
-            await rows.put_waves(connection, campaign.id, chosen)
-
     async def take(
         self,
         standing: Standing,

@@ -181,7 +181,8 @@ class Rotations:
             standing, campaign = await self._standings.active(id)
             step = core.start(campaign, hold=hold)
             # Since the plan was made others may have gone, and the first must be one that is there.
-            await self._steps.choose(campaign, self._waves(standing))
+            async with self._engine.begin() as connection:
+                await rows.put_waves(connection, id, self._waves(standing))
             await self._steps.take(standing, step, by)
             await self._standings.refresh()
         self._wake.set()

@@ -175,7 +175,7 @@ class TransportRequests:
                 raise _Refused(TransportRefusal.UNKNOWN_KEY, "it is not known")
             esam = None
             if request.loan is not None:
-                esam = await self._borrower(connection, agent, window, request, request.loan)
+                esam = await _borrower(connection, agent, window, request.card, request.loan)
             if new:
                 await note_given(connection, window.command, request.card)
         # the home may be slow, so no transaction waits for it
@@ -194,21 +194,6 @@ class TransportRequests:
             await announce(connection, "keys.transport_given", subject, said, now_us)
         self._announced()
         return _Given(found.source, found.key, lent)
-
-    async def _borrower(
-        self,
-        connection: AsyncConnection,
-        agent: str,
-        window: Window,
-        request: TransportRequest,
-        loan: LoanRequest,
-    ) -> key_rows.EsamRow:
-        if await is_bound(connection, request.card, window.domain):
-            # Whoever is lent its transport key could read the keys it opens doors with.
-            raise _Refused(
-                TransportRefusal.ESAM_REFUSED, f"it has keys of {window.domain}", alarm=True
-            )
-        return await _esam(connection, agent, window, loan)
 
     async def _lend(self, esam: key_rows.EsamRow, request: TransportRequest, key: bytes) -> bytes:
         loan = request.loan
@@ -296,10 +281,14 @@ async def _check_card(connection: AsyncConnection, window: Window, card: str) ->
         raise _Refused(TransportRefusal.CARD_NOT_ACTIVE, "it is revoked")
 
 
-async def _esam(
-    connection: AsyncConnection, agent: str, window: Window, loan: LoanRequest
+async def _borrower(
+    connection: AsyncConnection, agent: str, window: Window, card: str, loan: LoanRequest
 ) -> key_rows.EsamRow:
-    """The ESAM that asks to be lent the key. Raises _Refused."""
+    """The ESAM that asks to be lent the card's key. Raises _Refused."""
+    if await is_bound(connection, card, window.domain):
+        # Whoever is lent its transport key could read the keys it opens doors with.
+        detail = f"it has keys of {window.domain}"
+        raise _Refused(TransportRefusal.ESAM_REFUSED, detail, alarm=True)
 
     def refused(why: str) -> _Refused:
         return _Refused(TransportRefusal.ESAM_REFUSED, f"ESAM {loan.esam} {why}", alarm=True)

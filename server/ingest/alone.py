@@ -25,9 +25,7 @@ async def alone(connection: AsyncConnection, row: Row) -> AsyncIterator[None]:
     try:
         async with connection.begin_nested():
             yield
-    except DataError:
-        log.exception("event_not_taken", event=row.link.event.id, source=row.source)
-    except DATABASE_ERRORS:
-        raise
-    except Exception:
+    except Exception as error:
+        if isinstance(error, DATABASE_ERRORS) and not isinstance(error, DataError):
+            raise
         log.exception("event_not_taken", event=row.link.event.id, source=row.source)

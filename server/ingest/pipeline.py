@@ -44,7 +44,6 @@ MOST_OUTSIDE = 1000
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
 
-
 log = structlog.get_logger(__name__)
 
 Checked = Sequence[Verified | Refusal]
@@ -156,14 +155,13 @@ class Pipeline:
         except Exception as error:
             log.exception("commit_failed", messages=len(checked))
             await self._recover(error, len(checked))
-            if len(checked) > 1:
-                for each in checked:
-                    await self._store((each,))
-                return
-            for each in checked:
-                agent = each.agent
+            if len(checked) == 1:
+                agent = checked[0].agent
                 said = f"a message of {agent} could not be taken: {type(error).__name__}"
                 self.alarm(Refusal(AlarmKind.MALFORMED, agent, f"{said}; see the server's log"))
+                return
+            for each in checked:
+                await self._store((each,))
 
     async def _commit(self, checked: Checked) -> None:
         ledger, now_s = self._ledger, self._clock.monotonic()

@@ -267,5 +267,4 @@ async def _lowest_asked(connection: AsyncConnection, domain: str) -> int:
     """The oldest version that doors of the domain take; where there is no door, beyond all."""
     if await connection.scalar(select(doors.c.id).where(doors.c.domain == domain).limit(1)) is None:
         return MAX_KEY_VERSION + 1
-    asked = (await read_versions(connection)).get(domain, Versions())
-    return min(asked.preferred, *asked.accepted, MAX_KEY_VERSION)
+    return min((await read_versions(connection)).get(domain, Versions()).taken)

@@ -60,11 +60,9 @@ async def bind(  # noqa: PLR0917 an event's words, in their order
     query = select(bindings.c.time_us, bindings.c.revision).where(ours)
     known = (await connection.execute(query)).one_or_none()
     if known is not None:  # a policy says that a card is bound, not by which version
+        news = {**values, "other_version": None} if time_us > known.time_us else {}
         newest = max(known.revision, revision)
-        await connection.execute(update(bindings).where(ours).values(revision=newest))
-        if time_us > known.time_us:
-            newer = update(bindings).where(ours)
-            await connection.execute(newer.values(**values, other_version=None))
+        await connection.execute(update(bindings).where(ours).values(revision=newest, **news))
         return False
     change = await next_revision(connection)
     row = {"card": card, "domain": domain, "revision": revision, **values}

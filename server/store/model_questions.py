@@ -54,8 +54,7 @@ async def _key_versions(connection: AsyncConnection, named: Collection[str]) -> 
     for domain in await connection.scalars(
         select(doors.c.domain).where(doors.c.domain.in_(domains)).distinct()
     ):
-        now = asked.get(domain, Versions())
-        newest = max(now.preferred, *now.accepted, 1)
+        newest = max(asked.get(domain, Versions()).taken)
         found |= {f"{domain}/{version}" for version in range(1, newest + 1)}
     return found
 

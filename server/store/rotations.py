@@ -46,6 +46,11 @@ class Versions:
     accepted: tuple[int, ...] = ()
     floor: int = 1
 
+    @property
+    def taken(self) -> frozenset[int]:
+        """All that they take."""
+        return frozenset({self.preferred, *self.accepted})
+
 
 async def read_versions(connection: AsyncConnection) -> dict[str, Versions]:
     """Of each domain that is not as it was from the start."""
